@@ -1,0 +1,1 @@
+"""One short file per board: pins, clocks and geometry."""

@@ -1,0 +1,1 @@
+"""ternlight: ternary language models on open FPGAs (host, compiler and model tools)."""

@@ -1,0 +1,1 @@
+"""The subcommands of the `ternlight` command line, one module each."""

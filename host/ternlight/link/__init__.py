@@ -1,0 +1,1 @@
+"""Links to a device: the same protocol over every wire."""

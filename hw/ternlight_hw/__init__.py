@@ -1,0 +1,1 @@
+"""The gateware of ternlight, in Amaranth."""

@@ -1,0 +1,1 @@
+"""Golden model, float reference and simulated device."""
