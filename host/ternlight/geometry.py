@@ -69,13 +69,9 @@ class Geometry:
             raise FitError(f"vector must be an even number from 2 to 64, not {self.vector}")
         for name in ("inputs", "rows"):
             if getattr(self, name) % self.vector:
-                raise FitError(
-                    f"{name} must be a multiple of vector ({self.vector}), not {getattr(self, name)}"
-                )
+                raise FitError(f"{name} must be a multiple of vector ({self.vector}), not {getattr(self, name)}")
         if self.activations % self.inputs:
-            raise FitError(
-                f"activations must be a multiple of inputs ({self.inputs}), not {self.activations}"
-            )
+            raise FitError(f"activations must be a multiple of inputs ({self.inputs}), not {self.activations}")
         if not 12 <= self.accumulator <= ELEMENT_BITS:
             raise FitError(f"accumulator must be from 12 to {ELEMENT_BITS} bits, not {self.accumulator}")
         if not 2 <= self.block <= 64:

@@ -18,6 +18,8 @@ from typing import Any
 INSTRUCTION_BITS = 96
 INSTRUCTION_COLUMNS = INSTRUCTION_BITS // 32
 SCALAR_REGISTERS = 16
+TEMPERATURE_REGISTER = 15
+"""Holds the session's inverse temperature when a token starts."""
 
 
 class Unit(IntEnum):
@@ -54,13 +56,12 @@ class VectorOp(IntEnum):
 class ScalarOp(IntEnum):
     """Operations of the scalar unit; ternlight_sim.golden.scalar defines each bit of them."""
 
-    MOVE = 0
-    ADD = 1
-    MUL = 2
-    RECIP = 3
-    RSQRT = 4
-    QSCALE = 5
-    LOWER = 6
+    ADD = 0
+    MUL = 1
+    RECIP = 2
+    RSQRT = 3
+    QSCALE = 4
+    LOWER = 5
 
 
 class EngineOp(IntEnum):
@@ -112,7 +113,7 @@ CONTROL_FIELDS: dict[str, int] = UNIT_FIELD | {
     "op": 2,
     "beats": 14,  # SAMPLE: result beats
     "vocabulary": 17,  # SAMPLE: tokens; ids from here up are padding
-    "scale": 4,  # SAMPLE: scalar register with the logits' scale
+    "scale": 4,  # SAMPLE: scalar register with the logits' scale over the temperature
 }
 
 FIELDS: dict[Unit, dict[str, int]] = {
@@ -129,7 +130,15 @@ OPS: dict[Unit, type[IntEnum]] = {
 }
 SIGNED_FIELDS = {"exponent"}
 
-READS_SCALE = {VectorOp.STAT, VectorOp.GAIN, VectorOp.QUANT, VectorOp.FORGET, VectorOp.STATE, VectorOp.MLP, VectorOp.RESID}
+READS_SCALE = {
+    VectorOp.STAT,
+    VectorOp.GAIN,
+    VectorOp.QUANT,
+    VectorOp.FORGET,
+    VectorOp.STATE,
+    VectorOp.MLP,
+    VectorOp.RESID,
+}
 """Vector operations that read the scalar register `scale`."""
 WRITES_PEAK = {VectorOp.EMBED, VectorOp.GAIN, VectorOp.GATE, VectorOp.MLP, VectorOp.RESID}
 WRITES_ENERGY = {VectorOp.STAT, VectorOp.MLP}
@@ -137,7 +146,7 @@ WRITES_POWER = {VectorOp.STAT, VectorOp.GATE}
 READS_RESULTS = {VectorOp.EMBED, VectorOp.FORGET, VectorOp.STATE, VectorOp.GATE, VectorOp.MLP, VectorOp.RESID}
 """Vector operations that consume `beats` beats of the engine's result stream."""
 READS_B = {ScalarOp.ADD, ScalarOp.MUL, ScalarOp.LOWER}
-"""Scalar operations with a second operand; MOVE takes `b` alone when immediate, else `a`."""
+"""Scalar operations with a second operand."""
 
 
 def instruction(unit: Unit, op: IntEnum, **values: int) -> dict[str, Any]:

@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from .verilator import BUILD_ARGS, environment
 
 PARAMETERS = "parameters.json"
 BUILD_ROOT = Path("build/bench")
+RUNTIME = BUILD_ROOT / "runtime"
+"""Compiled objects of Verilator's own runtime: the first build makes them, the others copy them."""
 
 
 def simulate(component: Any, test_file: str, *, bench: str, parameters: dict[str, Any] | None = None) -> None:
@@ -50,19 +54,29 @@ def simulate(component: Any, test_file: str, *, bench: str, parameters: dict[str
     search = mock.patch.object(sys, "path", [str(test_path.parent), *sys.path])
     with mock.patch.dict(os.environ, variables), search:
         runner = get_runner("verilator")
-        with (build / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (build / "built").exists():
-                (build / "dut.v").write_text(source)
-                runner.build(
-                    sources=[build / "dut.v"],
-                    hdl_toplevel="dut",
-                    build_dir=build,
-                    build_args=[*BUILD_ARGS, "-CFLAGS", "-O1"],
-                    log_file=build / "build.log",
-                    timescale=("1ns", "1ps"),
-                )
-                (build / "built").touch()
+        with (BUILD_ROOT / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX if not any(RUNTIME.glob("*.o")) else fcntl.LOCK_SH)
+            with (build / "lock").open("w") as own:
+                fcntl.flock(own, fcntl.LOCK_EX)
+                if not (build / "built").exists():
+                    (build / "dut.v").write_text(source)
+                    RUNTIME.mkdir(exist_ok=True)
+                    for compiled in RUNTIME.glob("*.o"):
+                        copy = shutil.copy(compiled, build)
+                        # Newer than the makefile that Verilator is about to write, or make would redo it.
+                        os.utime(copy, (time.time() + 60,) * 2)
+                    runner.build(
+                        sources=[build / "dut.v"],
+                        hdl_toplevel="dut",
+                        build_dir=build,
+                        build_args=[*BUILD_ARGS, "-CFLAGS", "-O1"],
+                        log_file=build / "build.log",
+                        timescale=("1ns", "1ps"),
+                    )
+                    if not any(RUNTIME.glob("*.o")):
+                        for compiled in build.glob("verilated*.o"):
+                            shutil.copy(compiled, RUNTIME)
+                    (build / "built").touch()
         log = run / "run.log"
         try:
             results = runner.test(

@@ -62,11 +62,6 @@ def block_shift(peak: UFloat) -> Ints:
     return np.clip(peak.exponent, 0, BLOCK_SHIFT_MAX)
 
 
-def move(a: UFloat) -> UFloat:
-    """a"""
-    return a
-
-
 def add(a: UFloat, b: UFloat) -> UFloat:
     """a + b: the operand of the smaller exponent is shifted right and truncated, and so is the carry."""
     swap = ((a.exponent < b.exponent) & (b.mantissa != 0)) | (a.mantissa == 0)

@@ -39,11 +39,13 @@ class Sums(NamedTuple):
 
 
 def _peak(value: Ints) -> Ints:
-    return np.abs(value).max(axis=-1)
+    peak: Ints = np.abs(value).max(axis=-1)
+    return peak
 
 
 def _square_sum(value: Ints) -> Ints:
-    return (value * value).sum(axis=-1)
+    total: Ints = (value * value).sum(axis=-1)
+    return total
 
 
 def scaled(acc: Ints, scale: UFloat, fraction: int) -> Ints:
@@ -57,7 +59,8 @@ def sigmoid(z: Ints) -> Ints:
     index, position = magnitude >> SEGMENT_BITS, magnitude & (1 << SEGMENT_BITS) - 1
     left = _TABLE[index]
     value = left + round_shift((_TABLE[np.minimum(index + 1, SEGMENTS)] - left) * position, SEGMENT_BITS)
-    return np.minimum(np.where(z < 0, ONE - value, value), ONE - 1)
+    result: Ints = np.minimum(np.where(z < 0, ONE - value, value), ONE - 1)
+    return result
 
 
 def silu(z: Ints, fraction: int) -> Ints:
@@ -102,7 +105,7 @@ def forget(acc: Ints, lower_bound: Ints, scale: UFloat) -> Ints:
     """f = lb + (1 - lb) * sigmoid(acc * scale), as U0.15."""
     z = saturate(scaled(acc, scale, INPUT_FRACTION), 16)
     f = lower_bound + round_shift((ONE - lower_bound) * sigmoid(z), OUTPUT_FRACTION)
-    return np.minimum(f, ONE - 1)
+    return saturate(f, 16)
 
 
 def state(acc: Ints, f: Ints, h: Ints, scale: UFloat, fraction: int) -> Ints:
