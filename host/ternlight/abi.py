@@ -9,7 +9,7 @@ Packets (COBS-coded, a zero byte between them, CRC-32 as in zlib over the words 
   response  kind | sequence << 8 | count << 16,          count words (DATA, EVENT, ERROR),   crc
 A device executes requests in sequence order, modulo 256, and only the expected one: earlier ones (up to 127 back) are
 answered again (writes are not executed again), later and corrupt ones are answered by NAK with the expected sequence.
-SYNC is executed whatever its sequence, and makes the next one expected. EVENT packets come unasked; theirs is not a sequence.
+SYNC is executed whatever its sequence, and makes the next one expected. EVENT packets come unasked, without sequence.
 """
 
 from __future__ import annotations
@@ -133,12 +133,12 @@ class SessionWord(IntEnum):
     FLAGS = 0
     PROMPT_COUNT = 1
     MAX_TOKENS = 2  # 0: only read the prompt
-    INVERSE_TEMPERATURE = 3  # ufloat: mantissa | exponent << 16 (10 bits)
+    INVERSE_TEMPERATURE = 3  # ufloat: mantissa | exponent << EXPONENT_SHIFT
     TOP_K = 4  # 1: greedy; 0: the whole vocabulary
     SEED = 5
     STOP = 6  # four tokens; NO_TOKEN: none
     CREDIT = 10  # tokens of this request that the host has taken; may be written while the session runs
-    STATUS = 11  # Status | Finish << 8
+    STATUS = 11  # Status | Finish << 8 | prompt tokens read << 16
     GENERATED = 12  # tokens of this request
     POSITION = 13  # tokens that the state has seen; the host may set it before START with CONTINUE
     LAST_TOKEN = 14  # the latest sampled token (not yet seen by the state)
@@ -147,6 +147,7 @@ class SessionWord(IntEnum):
 
 SESSION_WORDS = 16
 STOP_TOKENS = 4
+EXPONENT_SHIFT = 16
 NO_TOKEN = 0xFFFFFFFF
 
 
@@ -176,7 +177,7 @@ class Finish(IntEnum):
 
 EVENT_HEADER_WORDS = 2
 EVENT_TOKENS = 32
-"""Tokens of an event at most: words slot | count << 8 | Status << 16 | Finish << 24, index of the first token, tokens."""
+"""Tokens of an event at most. Words: slot | count << 8 | Status << 16 | Finish << 24; index of the first; the tokens."""
 
 
 def address(window: Window, offset: int = 0) -> int:

@@ -60,3 +60,14 @@ def pack_store_words(trits: NDArray[np.int8], geometry: Geometry) -> NDArray[np.
     flat = np.zeros((words, geometry.store_columns * COLUMN_BITS), np.uint8)
     flat[:, : codes * CODE_BITS] = bits.reshape(words, -1)
     return np.packbits(flat, axis=1, bitorder="little").view("<u4")
+
+
+_DECODE = np.array([decode(code) for code in range(1 << CODE_BITS)], np.int8)
+
+
+def unpack_store_words(words: NDArray[np.uint32], geometry: Geometry) -> NDArray[np.int8]:
+    """The inverse of pack_store_words: (words, lanes) of -1, 0, +1."""
+    codes = -(-geometry.lanes // TRITS_PER_CODE)
+    bits = np.unpackbits(np.ascontiguousarray(words, "<u4").view(np.uint8), axis=1, bitorder="little")
+    coded = bits[:, : codes * CODE_BITS].reshape(len(words), codes, CODE_BITS) @ (1 << np.arange(CODE_BITS))
+    return _DECODE[coded].reshape(len(words), -1)[:, : geometry.lanes]

@@ -73,9 +73,8 @@ def embedding_words(
     """
     tokens, width = embedding.shape
     if exponents.min() < 0 or exponents.max() > EMBEDDING_EXPONENT_MAX:
-        raise ValueError(
-            f"embedding exponents must be from 0 to {EMBEDDING_EXPONENT_MAX}, not {exponents.min()} to {exponents.max()}"
-        )
+        limits = f"{exponents.min()} to {exponents.max()}"
+        raise ValueError(f"embedding exponents must be from 0 to {EMBEDDING_EXPONENT_MAX}, not {limits}")
     words = row_words(width, geometry)
     filled = geometry.embedding_beats * geometry.vector
     values = np.zeros((tokens, words * filled), np.int8)

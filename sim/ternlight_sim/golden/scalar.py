@@ -39,7 +39,7 @@ def _limit(mantissa: Ints, exponent: Ints) -> UFloat:
     return UFloat(np.where(under, 0, mantissa), np.where(under, 0, exponent))
 
 
-def _bit_length(value: Ints) -> Ints:
+def bit_length(value: Ints) -> Ints:
     """Bits of non-negative integers below 2**62; exact."""
     length = np.zeros_like(value)
     for step in (32, 16, 8, 4, 2, 1):
@@ -52,7 +52,7 @@ def _bit_length(value: Ints) -> Ints:
 def normalise(value: Ints) -> UFloat:
     """A non-negative integer (a peak or a sum, below 2**48) as ufloat, truncated."""
     value = np.asarray(value, np.int64)
-    exponent = _bit_length(value) - MANTISSA_BITS
+    exponent = bit_length(value) - MANTISSA_BITS
     mantissa = np.where(exponent > 0, value >> np.maximum(exponent, 0), value << np.maximum(-exponent, 0))
     return _limit(mantissa, exponent)
 

@@ -1,0 +1,219 @@
+"""HuggingFace checkpoints of hgrn_bit: read tensor by tensor, checked, and quantised into an image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import HEAD, PRODUCTS, SCALE_MIN, ModelConfig, read_config
+from .errors import CheckpointError
+from .image import Image, quantise_embedding
+from .tensorfile import TensorFile
+from .tokenizer import Tokenizer
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+EMBEDDING = "model.embeddings.weight"
+LOWER_BOUNDS = "model.lower_bounds"
+LM_HEAD = "lm_head.weight"
+NAMES_SHOWN = 3
+
+Floats = NDArray[np.float32]
+
+
+def product_name(key: str) -> str:
+    """The checkpoint's module of a ternary product: `layers.0.i` is `model.layers.0.attn.i_proj`."""
+    if key == HEAD:
+        return "lm_head"
+    layers, layer, product = key.split(".")
+    return f"model.{layers}.{layer}.{'mlp' if product in ('gate', 'down') else 'attn'}.{product}_proj"
+
+
+def norm_name(key: str) -> str:
+    """The checkpoint's tensor of a gain vector: `layers.0.g_norm` is `model.layers.0.attn.g_norm.weight`."""
+    last = key.split(".")[-1]
+    if last in (*PRODUCTS, HEAD):
+        return f"{product_name(key)}.norm.weight"
+    if last == "g_norm":
+        return f"model.{key.removesuffix(last)}attn.{last}.weight"
+    return f"model.{key}.weight"
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a checkpoint with its shape, the head included when it is tied (it may then be absent)."""
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocabulary, config.hidden)}
+    if config.lower_bound:
+        shapes[LOWER_BOUNDS] = (config.layers, config.hidden)
+    shapes |= {f"{product_name(key)}.weight": shape for key, shape in config.product_shapes().items()}
+    return shapes | {norm_name(key): (length,) for key, length in config.norm_lengths().items()}
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """A checkpoint's tensors by their published names, perhaps still on disk; construction checks the names.
+
+    source: what messages call it.
+    """
+
+    config: ModelConfig
+    tensors: Mapping[str, NDArray[Any]] = field(repr=False)
+    tokenizer: bytes | None = field(default=None, repr=False)
+    source: str = "checkpoint"
+
+    def __post_init__(self) -> None:
+        expected = tensor_shapes(self.config)
+        optional = {LM_HEAD} if self.config.tied else set()
+        missing = [name for name in expected if name not in self.tensors and name not in optional]
+        if missing:
+            raise CheckpointError(
+                f"{self.source}: {_listed(missing)} missing: "
+                f"the download is incomplete, or config.json is of another model"
+            )
+        unexpected = [name for name in self.tensors if name not in expected]
+        if unexpected:
+            raise CheckpointError(
+                f"{self.source}: {_listed(unexpected)} not supported: "
+                f"hgrn_bit models here have no biases, convolutions or further weights"
+            )
+
+    @classmethod
+    def open(cls, directory: Path) -> Checkpoint:
+        """The checkpoint in a directory, with tensors left on disk; raises CheckpointError."""
+        if not directory.is_dir():
+            raise CheckpointError(f"{directory} is not a directory: name the folder of a HuggingFace checkpoint")
+        config = read_config(directory)
+        tokenizer = directory / TOKENIZER_FILE
+        return cls(
+            config=config,
+            tensors=_open_tensors(directory),
+            tokenizer=tokenizer.read_bytes() if tokenizer.is_file() else None,
+            source=str(directory),
+        )
+
+    def tensor(self, name: str) -> Floats:
+        """A tensor in float32; raises CheckpointError for a wrong shape, and for values that are not finite."""
+        tensor = self.tensors[name]
+        shape = tensor_shapes(self.config)[name]
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{self.source}: {name} must have shape {list(shape)} by config.json, not {list(tensor.shape)}"
+            )
+        if tensor.dtype.kind != "f":
+            raise CheckpointError(f"{self.source}: {name} must be floating point, not {tensor.dtype}")
+        values = tensor.astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{self.source}: {name} has values that are not finite: download it again")
+        return values
+
+    def embedding(self) -> Floats:
+        """The embedding (vocabulary, hidden)."""
+        return self.tensor(EMBEDDING)
+
+    def weight(self, key: str) -> Floats:
+        """The master weights of a ternary product by its key."""
+        name = f"{product_name(key)}.weight"
+        if not (self.config.tied and name == LM_HEAD):
+            return self.tensor(name)
+        if name in self.tensors and not np.array_equal(self.tensor(name), self.embedding()):
+            raise CheckpointError(
+                f"{self.source}: {LM_HEAD} differs from {EMBEDDING}, but config.json says tie_word_embeddings: "
+                f"set it to false if the head was trained on its own"
+            )
+        return self.embedding()
+
+    def lower_bounds(self) -> Floats:
+        """Lower bounds of the forget gates: the cumulated softmax over layers, less the first layer's share."""
+        if not self.config.lower_bound:
+            return np.zeros((self.config.layers, self.config.hidden), np.float32)
+        learned = self.tensor(LOWER_BOUNDS).astype(np.float64)
+        powers = np.exp(learned - learned.max(axis=0))
+        shares = powers / powers.sum(axis=0)
+        bounds: Floats = (np.cumsum(shares, axis=0) - shares[0]).astype(np.float32)
+        return bounds
+
+
+def quantise_weight(weight: Floats) -> tuple[NDArray[np.int8], float]:
+    """Trits and beta: beta = max(mean|W|, 1e-5) in float32, trits = clamp(round(W / beta), -1, 1), half to even."""
+    beta = np.float32(max(float(np.abs(weight).mean(dtype=np.float64)), SCALE_MIN))
+    trits = np.rint(weight / beta).clip(-1, 1).astype(np.int8)
+    return trits, float(beta)
+
+
+def quantise(checkpoint: Checkpoint) -> Image:
+    """The checkpoint as an image without calibration; reads every tensor once, and raises CheckpointError."""
+    config = checkpoint.config
+    if checkpoint.tokenizer is not None:
+        tokens = Tokenizer(checkpoint.tokenizer).vocabulary
+        if tokens > config.vocabulary:
+            raise CheckpointError(
+                f"{checkpoint.source}: {TOKENIZER_FILE} has {tokens} tokens, but vocab_size is {config.vocabulary}: "
+                f"it belongs to another model"
+            )
+    quantised = {key: quantise_weight(checkpoint.weight(key)) for key in config.product_shapes()}
+    embedding, exponent = quantise_embedding(checkpoint.embedding())
+    return Image(
+        config=config,
+        trits={key: trits for key, (trits, _) in quantised.items()},
+        betas={key: beta for key, (_, beta) in quantised.items()},
+        norms={key: checkpoint.tensor(norm_name(key)) for key in config.norm_lengths()},
+        lower_bounds=checkpoint.lower_bounds(),
+        embedding=embedding,
+        embedding_exponent=exponent,
+        tokenizer=checkpoint.tokenizer,
+    )
+
+
+def _listed(names: list[str]) -> str:
+    """`a, b, c and 7 more are`, for messages."""
+    shown = ", ".join(names[:NAMES_SHOWN])
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"{shown}{more} {'is' if len(names) == 1 else 'are'}"
+
+
+def _open_tensors(directory: Path) -> Mapping[str, NDArray[Any]]:
+    """All tensors of a directory: of one file, or of the shards that the index names."""
+    index = directory / INDEX_FILE
+    single = directory / WEIGHTS_FILE
+    if single.is_file():
+        return TensorFile(single, error=CheckpointError)
+    if not index.is_file():
+        raise CheckpointError(
+            f"{directory} has neither {WEIGHTS_FILE} nor {INDEX_FILE}: convert the weights to safetensors"
+        )
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = {str(name): str(file) for name, file in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is not a valid index ({error!r}): download it again") from None
+    shards = {file: TensorFile(directory / Path(file).name, error=CheckpointError) for file in set(places.values())}
+    for name, file in places.items():
+        if name not in shards[file]:
+            raise CheckpointError(
+                f"{directory / file} lacks {name}, which {INDEX_FILE} places there: download it again"
+            )
+    return _Shards(places, shards)
+
+
+class _Shards(Mapping[str, NDArray[Any]]):
+    """Tensors of several files, each read when it is asked for."""
+
+    def __init__(self, places: dict[str, str], shards: dict[str, TensorFile]) -> None:
+        self.places = places
+        self.shards = shards
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.shards[self.places[name]][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)

@@ -1,0 +1,135 @@
+"""Consistent overhead byte stuffing: packets of any bytes as frames without zeros, each ended by a zero.
+
+A frame is made of blocks: a code byte n, then n - 1 bytes, then a zero that is not sent, unless n is 255 or the packet
+ends there (Cheshire and Baker, 1999). The same bytes as the Python package `cobs`.
+"""
+
+from __future__ import annotations
+
+from amaranth import Module, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+DELIMITER = 0
+CODE_FULL = 255
+BLOCK_BYTES = CODE_FULL - 1
+
+PACKET_BYTE = data.StructLayout({"data": 8, "last": 1})
+"""A byte of a packet that is sent."""
+
+DECODED = data.StructLayout({"data": 8, "end": 1, "error": 1})
+"""A decoded byte; or, with `end`, the end of a frame (`data` means nothing then), cut short if `error` is set."""
+
+
+class CobsDecoder(wiring.Component):
+    """Frames to packets.
+
+    Each input byte gives at most one output in the same cycle: a byte, or the end of the frame. Empty frames (zeros in
+    a row) give nothing. A zero inside a block ends the frame with `error`, and the next byte begins a new frame.
+    A frame of code bytes only is a packet of one zero less than its codes: 01 alone is the empty packet, an end only.
+
+    Throughput: one byte per cycle; latency 0.
+    Members: frame (In, stream of bytes), packet (Out, stream of DECODED).
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"frame": In(stream.Signature(unsigned(8))), "packet": Out(stream.Signature(DECODED))})
+
+    def elaborate(self, platform):
+        m = Module()
+        first = Signal(init=1)  # no byte of the frame was seen
+        left = Signal(range(CODE_FULL))  # bytes of the block to come
+        full = Signal()  # no zero follows this block
+        byte = self.frame.payload
+        delimiter, produces = Signal(), Signal()
+        packet = self.packet.payload
+        m.d.comb += [
+            delimiter.eq(byte == DELIMITER),
+            packet.data.eq(byte),
+            packet.end.eq(delimiter),
+            packet.error.eq(delimiter & (left != 0)),
+        ]
+        with m.If(delimiter):
+            m.d.comb += produces.eq(~first)
+        with m.Elif(left == 0):
+            # The code of the next block shows that the zero after the last one belongs to the packet.
+            m.d.comb += [produces.eq(~first & ~full), packet.data.eq(0)]
+        with m.Else():
+            m.d.comb += produces.eq(1)
+        m.d.comb += [
+            self.packet.valid.eq(self.frame.valid & produces),
+            self.frame.ready.eq(self.packet.ready | ~produces),
+        ]
+        with m.If(self.frame.valid & self.frame.ready):
+            m.d.sync += first.eq(delimiter)
+            with m.If(delimiter):
+                m.d.sync += left.eq(0)
+            with m.Elif(left == 0):
+                m.d.sync += [left.eq(byte - 1), full.eq(byte == CODE_FULL)]
+            with m.Else():
+                m.d.sync += left.eq(left - 1)
+        return m
+
+
+class CobsEncoder(wiring.Component):
+    """Packets to frames, each followed by its delimiter.
+
+    The code byte comes before the block that it counts, so a block of up to 254 bytes is gathered, then sent; input
+    waits meanwhile. Throughput: a block takes one cycle per byte in, then one per byte out and one more.
+
+    Members: packet (In, stream of PACKET_BYTE; a packet has at least one byte), frame (Out, stream of bytes).
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"packet": In(stream.Signature(PACKET_BYTE)), "frame": Out(stream.Signature(unsigned(8)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=unsigned(8), depth=CODE_FULL + 1, init=[])
+        write, read = memory.write_port(), memory.read_port()
+        count = Signal(range(BLOCK_BYTES + 1))  # bytes of the block
+        sent = Signal(8)  # address of the byte to read next
+        zero, last = Signal(), Signal()  # the block was ended by a zero; by the end of the packet
+        byte = self.packet.payload
+        m.d.comb += [
+            write.addr.eq(count),
+            write.data.eq(byte.data),
+            read.addr.eq(sent),
+            read.en.eq(self.frame.ready),
+        ]
+        with m.FSM():
+            with m.State("GATHER"):
+                m.d.comb += self.packet.ready.eq(1)
+                with m.If(self.packet.valid):
+                    m.d.comb += write.en.eq(byte.data != 0)
+                    m.d.sync += [count.eq(count + write.en), zero.eq(byte.data == 0), last.eq(byte.last)]
+                    with m.If((byte.data == 0) | byte.last | (count == BLOCK_BYTES - 1)):
+                        m.next = "CODE"
+            with m.State("CODE"):
+                m.d.comb += [self.frame.valid.eq(1), self.frame.payload.eq(count + 1)]
+                with m.If(self.frame.ready):
+                    m.d.sync += sent.eq(1)
+                    m.next = "BLOCK"
+                    with m.If(count == 0):
+                        m.next = "END"
+            with m.State("BLOCK"):
+                m.d.comb += [self.frame.valid.eq(1), self.frame.payload.eq(read.data)]
+                with m.If(self.frame.ready):
+                    m.d.sync += sent.eq(sent + 1)
+                    with m.If(sent == count):
+                        m.next = "END"
+            with m.State("END"):
+                m.d.sync += [count.eq(0), sent.eq(0)]
+                m.next = "GATHER"
+                with m.If(last & zero):
+                    # A packet that ends with a zero has an empty block after it.
+                    m.d.sync += zero.eq(0)
+                    m.next = "CODE"
+                with m.Elif(last):
+                    m.next = "DELIMITER"
+            with m.State("DELIMITER"):
+                m.d.comb += [self.frame.valid.eq(1), self.frame.payload.eq(DELIMITER)]
+                with m.If(self.frame.ready):
+                    m.next = "GATHER"
+        return m

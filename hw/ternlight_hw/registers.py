@@ -1,0 +1,138 @@
+"""The register window: identity, the loaded image, commands and performance counters."""
+
+from __future__ import annotations
+
+from amaranth import Module, Mux, Signal, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ternlight.abi import ABI_VERSION, MAGIC, TOKEN_BITS, Counter, Register
+from ternlight.geometry import Geometry
+
+from .sessions import COMMAND
+
+OFFSET_BITS = 8
+COUNTER_BITS = 64
+
+
+class RegisterBus(wiring.Signature):
+    """One register: held until `ack`, one cycle; `read_data` and `error` (no such register) are valid with `ack`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "enable": Out(1),
+                "write": Out(1),
+                "offset": Out(OFFSET_BITS),
+                "write_data": Out(32),
+                "ack": In(1),
+                "read_data": In(32),
+                "error": In(1),
+            }
+        )
+
+
+class Registers(wiring.Component):
+    """Serves abi.Register; reads and writes take two cycles, a write of COMMAND as long as the command.
+
+    Parameters: geometry, build_id.
+    Members:
+        bus: In RegisterBus.
+        image_id: Out(32), 0 without an image; vocabulary, state_stride: Out, as the host wrote them.
+        command: Out stream of COMMAND; result: In(8), valid in the cycle after the command was taken.
+        count: In, one bit per abi.Counter: the counter advances.
+    """
+
+    def __init__(self, *, geometry: Geometry, build_id: int) -> None:
+        if not 0 <= build_id < 1 << 32:
+            raise ValueError(f"build_id must be a 32-bit integer, not {build_id}")
+        self.geometry = geometry
+        self.build_id = build_id
+        super().__init__(
+            {
+                "bus": In(RegisterBus()),
+                "image_id": Out(32),
+                "vocabulary": Out(TOKEN_BITS + 1),
+                "state_stride": Out(16),
+                "command": Out(stream.Signature(COMMAND)),
+                "result": In(8),
+                "count": In(unsigned(len(Counter))),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        constants = {Register.MAGIC: MAGIC, Register.ABI_VERSION: ABI_VERSION, Register.BUILD_ID: self.build_id}
+        constants |= {Register.GEOMETRY + index: word for index, word in enumerate(self.geometry.words())}
+        writable = {
+            Register.IMAGE_ID: self.image_id,
+            Register.VOCABULARY: self.vocabulary,
+            Register.STATE_STRIDE: self.state_stride,
+        }
+        counters = [Signal(COUNTER_BITS, name=f"counter_{counter.name.lower()}") for counter in Counter]
+        high = Signal(COUNTER_BITS - 32)
+        for counter, value in zip(Counter, counters, strict=True):
+            m.d.sync += value.eq(value + self.count[counter])
+
+        value = Signal(32)
+        known = Signal()
+        with m.Switch(self.bus.offset):
+            for offset, constant in constants.items():
+                with m.Case(offset):
+                    m.d.comb += [known.eq(1), value.eq(constant)]
+            for offset, register in writable.items():
+                with m.Case(offset):
+                    m.d.comb += [known.eq(1), value.eq(register)]
+            with m.Case(Register.COMMAND):
+                m.d.comb += known.eq(1)
+            with m.Case(Register.RESULT):
+                m.d.comb += [known.eq(1), value.eq(self.result)]
+            for counter, count in zip(Counter, counters, strict=True):
+                with m.Case(Register.COUNTERS + 2 * counter):
+                    m.d.comb += [known.eq(1), value.eq(count[:32])]
+                with m.Case(Register.COUNTERS + 2 * counter + 1):
+                    m.d.comb += [known.eq(1), value.eq(high)]
+
+        m.d.comb += [
+            self.command.payload.op.eq(self.bus.write_data),
+            self.command.payload.slot.eq(self.bus.write_data[8:]),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.sync += [self.bus.read_data.eq(value), self.bus.error.eq(~known)]
+                with m.If(self.bus.enable):
+                    is_command = self.bus.write & (self.bus.offset == Register.COMMAND)
+                    m.next = "ACK"
+                    with m.If(is_command):
+                        m.next = "COMMAND"
+                    with m.Elif(self.bus.write), m.Switch(self.bus.offset):
+                        for offset, register in writable.items():
+                            with m.Case(offset):
+                                m.d.sync += register.eq(self.bus.write_data)
+                    with m.Else(), m.Switch(self.bus.offset):
+                        for counter, count in zip(Counter, counters, strict=True):
+                            with m.Case(Register.COUNTERS + 2 * counter):
+                                m.d.sync += high.eq(count[32:])
+            with m.State("COMMAND"):
+                m.d.comb += self.command.valid.eq(1)
+                with m.If(self.command.ready):
+                    m.next = "ACK"
+            with m.State("ACK"):
+                m.d.comb += self.bus.ack.eq(1)
+                m.next = "IDLE"
+        return m
+
+
+def wait_causes(*, running, in_token, busy, starved, sampling, waiting_scalar, blocked):
+    """The bits of the counters BUSY and WAIT_*, of which exactly one is set in each cycle while a session runs."""
+    causes = (
+        (Counter.BUSY, busy),
+        (Counter.WAIT_WEIGHTS, starved),
+        (Counter.WAIT_LINK, ~in_token & blocked),
+        (Counter.WAIT_CONTROL, ~in_token | sampling),
+        (Counter.WAIT_SCALAR, waiting_scalar),
+    )
+    chosen = 1 << Counter.WAIT_VECTOR
+    for counter, condition in reversed(causes):
+        chosen = Mux(condition, 1 << counter, chosen)
+    return Mux(running, chosen, 0)

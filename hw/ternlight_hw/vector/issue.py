@@ -1,0 +1,151 @@
+"""From vector commands to beats: the counters and the constants of the operation that is being issued."""
+
+from __future__ import annotations
+
+from amaranth import Const, Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ternlight.isa import VectorOp
+from ternlight.sigmoid import INPUT_FRACTION, OUTPUT_FRACTION
+
+from ..layouts import vector_command
+from .arithmetic import clamp
+from .beat import BEAT, LONG, is_one_of
+
+BLOCK_SHIFT_MAX = 15
+SHIFT_MAX = 47
+NARROWING_MAX = 31
+"""From 24 on, the shift of a 24-bit element gives zero."""
+GAIN_SHIFT = 7
+STAT_SHIFT = 13
+QUANT_FRACTION = 22
+"""Fraction bits of a quantisation scale's mantissa: the source is narrowed by what its exponent asks beyond these."""
+
+
+class Issue(wiring.Component):
+    """Issues the beats of one command after the other.
+
+    The beat is presented one cycle after its command's transfer, and the next one after each cycle with `advance`.
+    A command follows the one before without a gap; one of a single beat comes one cycle later, so that the last
+    beats of operations are at least two cycles apart (the reductions need two cycles to leave). A command with a
+    fence waits until no beat is here and `drained` is set.
+
+    Members
+    -------
+    command: stream of layouts.vector_command, in.
+    advance: the beat is taken, in. drained: no beat behind this component is still to be written, in.
+    beat: the beat with its decoded constants, out; source, gain, state: word addresses of its operands, out.
+    busy: a command is here, out.
+    """
+
+    def __init__(self) -> None:
+        command = vector_command()
+        super().__init__(
+            {
+                "command": In(stream.Signature(command)),
+                "advance": In(1),
+                "drained": In(1),
+                "beat": Out(BEAT),
+                "source": Out(command["source"].shape),
+                "gain": Out(command["gain"].shape),
+                "state": Out(command["state"].shape),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        # The command's addresses and count are its counters.
+        current = Signal(vector_command())
+        lead = Signal()  # the idle cycle before a single beat
+        begin, second, odd = Signal(), Signal(), Signal()
+        op = current.op
+        last = current.beats == 1
+
+        m.d.comb += [
+            self.source.eq(current.source),
+            self.gain.eq(current.gain),
+            self.state.eq(current.state),
+            self.command.ready.eq(
+                Mux(
+                    self.command.payload.fence,
+                    ~self.busy & self.drained,
+                    ~self.busy | (self.advance & last & ~lead),
+                )
+            ),
+        ]
+        with m.If(self.busy & self.advance):
+            with m.If(lead):
+                m.d.sync += lead.eq(0)
+            with m.Else():
+                m.d.sync += [
+                    current.beats.eq(current.beats - 1),
+                    current.source.eq(current.source + 1),
+                    current.state.eq(current.state + 1),
+                    current.gain.eq(current.gain + self.beat.produces),
+                    current.target.eq(current.target + self.beat.produces),
+                    begin.eq(0),
+                    second.eq(begin),
+                    odd.eq(~odd),
+                    self.busy.eq(~last),
+                ]
+        with m.If(self.command.valid & self.command.ready):
+            m.d.sync += [
+                current.eq(self.command.payload),
+                lead.eq(self.command.payload.beats == 1),
+                begin.eq(1),
+                second.eq(0),
+                odd.eq(0),
+                self.busy.eq(1),
+            ]
+
+        beat = self.beat
+        m.d.comb += [
+            beat.valid.eq(self.busy & ~lead),
+            beat.op.eq(op),
+            beat.long.eq(is_one_of(op, LONG)),
+            beat.odd.eq(odd),
+            beat.produces.eq(1),
+            beat.first.eq(begin),
+            beat.last.eq(last),
+            beat.mantissa.eq(current.scale.mantissa),
+            beat.fresh.eq(current.fresh),
+            beat.buffer.eq(current.buffer),
+            beat.target.eq(Mux(op == VectorOp.STATE, current.state, current.target)),
+            beat.peak.eq(current.peak),
+            beat.energy.eq(current.energy),
+            beat.power.eq(current.power),
+        ]
+        with m.If(op == VectorOp.EMBED):
+            m.d.comb += [beat.header.eq(begin), beat.produces.eq(~begin), beat.first.eq(second)]
+        with m.If(op == VectorOp.MLP):
+            m.d.comb += [beat.produces.eq(odd), beat.first.eq(second)]
+
+        exponent = current.scale.exponent
+        fraction = Mux(op == VectorOp.FORGET, INPUT_FRACTION, current.fraction)
+        scaling = Signal(signed(12))
+        m.d.comb += [
+            scaling.eq(-exponent - fraction),
+            beat.lift.eq(INPUT_FRACTION - fraction),
+            beat.second_shift.eq(Mux(op == VectorOp.STATE, OUTPUT_FRACTION, current.shift)),
+            beat.narrowing.eq(
+                Mux(
+                    op == VectorOp.QUANT,
+                    clamp(-QUANT_FRACTION - exponent, 0, NARROWING_MAX),
+                    clamp(exponent, 0, BLOCK_SHIFT_MAX),
+                )
+            ),
+        ]
+        with m.Switch(op):
+            with m.Case(VectorOp.EMBED):
+                m.d.comb += beat.shift.eq(Const(0))
+            with m.Case(VectorOp.STAT):
+                m.d.comb += beat.shift.eq(STAT_SHIFT)
+            with m.Case(VectorOp.GAIN):
+                m.d.comb += beat.shift.eq(GAIN_SHIFT)
+            with m.Case(VectorOp.QUANT):
+                m.d.comb += beat.shift.eq(clamp(-exponent, 0, QUANT_FRACTION))
+            with m.Default():
+                m.d.comb += beat.shift.eq(clamp(scaling, 0, SHIFT_MAX))
+        return m

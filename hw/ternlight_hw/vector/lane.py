@@ -1,0 +1,263 @@
+"""The datapath of one element, without a stall: what each stage of beat.py does."""
+
+from __future__ import annotations
+
+from amaranth import Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from ternlight.geometry import ACTIVATION_BITS, ELEMENT_BITS, GAIN_BITS, STATE_BITS
+from ternlight.isa import READS_RESULTS, VectorOp
+from ternlight.sigmoid import OUTPUT_FRACTION
+
+from .arithmetic import (
+    COARSE,
+    FINE,
+    halves,
+    partial_products,
+    product,
+    round_half,
+    round_shift,
+    saturate,
+    shift_right,
+)
+from .beat import BEAT, ENTRY, LONG_EXIT, ROUNDED, SHORT_EXIT, is_one_of
+from .reduce import ENERGY_BITS, POWER_BITS
+from .sigmoid import ONE, Z_BITS, Sigmoid
+
+NARROW_BITS = 16
+FACTOR_BITS = 17
+"""Unsigned: a mantissa, or 2**0..2**16 for an embedding."""
+PRODUCT_BITS = 40
+MLP_STAT_SHIFT = 6
+POWER_SHIFT = 4
+ACTIVATION_MAX = (1 << ACTIVATION_BITS - 1) - 1
+
+EXIT = data.StructLayout({"value": signed(ELEMENT_BITS), "energy": signed(ENERGY_BITS), "power": signed(POWER_BITS)})
+"""An output, and what the reductions square of it."""
+
+
+class Lane(wiring.Component):
+    """One element of every vector operation, bit for bit ternlight_sim.golden.vector.
+
+    Ten multipliers of 18x18 bits: two each for (acc | element) * (mantissa | gain), acc * silu or f * (h - s), and
+    t * gain; one each for the sigmoid's interpolation and z * sigmoid; two square in Reduce.
+    A stage writes its registers only for a valid beat. The stages up to ENTRY move with `advance`, the others always.
+
+    Parameters
+    ----------
+    accumulator: bits of a result.
+
+    Members
+    -------
+    beats: the beats in stages 0 to LONG_EXIT, in.
+    advance: the stages up to ENTRY move, in.
+    source (24 bits), gain, state (16 bits, signed): the memories' words of stage 1, in.
+    result: the engine's result for the beat in stage ENTRY, in.
+    factor: the mantissa of the beat in stage ENTRY, or 2**exponent of an embedding (17 bits, unsigned), in.
+    activation: QUANT's output in stage ROUNDED, out.
+    short, long: the outputs in stages SHORT_EXIT and LONG_EXIT (EXIT), out.
+    """
+
+    def __init__(self, *, accumulator: int) -> None:
+        if not 2 <= accumulator <= ELEMENT_BITS:
+            raise ValueError(f"accumulator must be from 2 to {ELEMENT_BITS} bits, not {accumulator}")
+        self.accumulator = accumulator
+        super().__init__(
+            {
+                "beats": In(BEAT).array(LONG_EXIT + 1),
+                "advance": In(1),
+                "source": In(signed(ELEMENT_BITS)),
+                "gain": In(signed(GAIN_BITS)),
+                "state": In(signed(STATE_BITS)),
+                "result": In(signed(accumulator)),
+                "factor": In(unsigned(FACTOR_BITS)),
+                "activation": Out(signed(ACTIVATION_BITS)),
+                "short": Out(EXIT),
+                "long": Out(EXIT),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        self._carry(m)
+        self._operands(m)
+        self._first_product(m)
+        self._short_exit(m)
+        self._gate(m)
+        self._second_product(m)
+        self._long_exit(m)
+        return m
+
+    def _in(self, stage):
+        """The condition under which the registers of the next stage are written."""
+        valid = self.beats[stage].valid
+        return valid & self.advance if stage <= ENTRY else valid
+
+    def _carry(self, m):
+        """Declare the values that travel along; each is written where its next form is chosen.
+
+        keep: an operand until the second product: x, narrow x, f or acc.
+        side: the gain, the lower bound or h; from stage 9 GATE's power term; from stage 16 silu or f.
+        """
+        self.keep = {stage: Signal(signed(ELEMENT_BITS), name=f"keep_{stage}") for stage in range(4, 16)}
+        self.side = {stage: Signal(signed(16), name=f"side_{stage}") for stage in range(3, LONG_EXIT + 1)}
+        self.z = {stage: Signal(signed(Z_BITS), name=f"z_{stage}") for stage in range(ROUNDED, 13)}
+        chosen = {"keep": {4}, "side": {3, 9, 16}, "z": {ROUNDED}}
+        for name, here in chosen.items():
+            values = getattr(self, name)
+            for stage in values.keys() - here:
+                with m.If(self._in(stage - 1)):
+                    m.d.sync += values[stage].eq(values[stage - 1])
+
+    def _operands(self, m):
+        """Stages 2 to 4: register the memories' words, narrow the source, choose the first factors."""
+        source, gain, state = (Signal.like(getattr(self, name)) for name in ("source", "gain", "state"))
+        with m.If(self._in(1)):
+            m.d.sync += [source.eq(self.source), gain.eq(self.gain), state.eq(self.state)]
+
+        beat = self.beats[2]
+        carried, shifted = Signal.like(source), Signal(signed(ELEMENT_BITS + 1))
+        uses_state = is_one_of(beat.op, (VectorOp.STATE, VectorOp.GATE))
+        with m.If(self._in(2)):
+            m.d.sync += [
+                carried.eq(source),
+                shifted.eq(shift_right(halves(source), beat.narrowing, (4, 3, 2, 1, 0))),
+                self.side[3].eq(Mux(uses_state, Mux(beat.fresh, 0, state), gain)),
+            ]
+
+        op = self.beats[ENTRY].op
+        rounded, narrow = Signal(signed(ELEMENT_BITS)), Signal(signed(NARROW_BITS))
+        m.d.comb += [rounded.eq(round_half(shifted)), narrow.eq(saturate(rounded, NARROW_BITS))]
+        self.a, self.b = Signal(signed(ELEMENT_BITS)), Signal(signed(FACTOR_BITS + 1))
+        with m.If(self._in(ENTRY)):
+            m.d.sync += [
+                self.a.eq(Mux(is_one_of(op, READS_RESULTS), self.result, narrow)),
+                self.b.eq(Mux(is_one_of(op, (VectorOp.STAT, VectorOp.GAIN)), self.side[3], self.factor)),
+            ]
+            with m.Switch(op):
+                with m.Case(VectorOp.STATE, VectorOp.RESID):
+                    m.d.sync += self.keep[4].eq(carried)
+                with m.Case(VectorOp.STAT):
+                    m.d.sync += self.keep[4].eq(narrow)
+                with m.Default():
+                    m.d.sync += self.keep[4].eq(self.result)
+
+    def _multiply(self, m, stage, a, b, amount):
+        """Stages stage + 1 to stage + 3: a * b / 2**amount, with one bit below the point.
+
+        The amounts are the fields of that name in the beats.
+        """
+        low, high = (Signal.like(part) for part in partial_products(a, b))
+        with m.If(self._in(stage)):
+            m.d.sync += [low.eq(partial_products(a, b)[0]), high.eq(partial_products(a, b)[1])]
+        coarse, fine = (Signal(signed(PRODUCT_BITS + 1), name=f"{amount}_{part}") for part in ("coarse", "fine"))
+        whole = Signal(signed(PRODUCT_BITS))
+        m.d.comb += whole.eq(product(low, high))
+        with m.If(self._in(stage + 1)):
+            m.d.sync += coarse.eq(shift_right(halves(whole), self.beats[stage + 1][amount], COARSE))
+        with m.If(self._in(stage + 2)):
+            m.d.sync += fine.eq(shift_right(coarse, self.beats[stage + 2][amount], FINE))
+        rounded = Signal(signed(PRODUCT_BITS))
+        m.d.comb += rounded.eq(round_half(fine))
+        return rounded
+
+    def _first_product(self, m):
+        """Stages 5 to 8: acc * mantissa, or narrow * gain, in the formats of what follows."""
+        rounded = self._multiply(m, 4, self.a, self.b, "shift")
+        self.rounded = Signal(signed(ELEMENT_BITS))
+        beat = self.beats[ROUNDED - 1]
+        with m.If(self._in(ROUNDED - 1)):
+            m.d.sync += self.rounded.eq(saturate(rounded, ELEMENT_BITS))
+            with m.If(beat.op == VectorOp.QUANT):
+                activation = saturate(rounded, ACTIVATION_BITS)
+                m.d.sync += self.activation.eq(Mux(activation == ~ACTIVATION_MAX, -ACTIVATION_MAX, activation))
+            with m.If(beat.long):
+                m.d.sync += self.z[ROUNDED].eq(
+                    Mux(beat.op == VectorOp.GATE, self.side[ROUNDED - 1], saturate(rounded, Z_BITS))
+                )
+
+    def _short_exit(self, m):
+        """Stage 9: the residual's addition, STAT's terms; the power term of GATE."""
+        beat = self.beats[ROUNDED]
+        rounded, keep = self.rounded, self.keep[ROUNDED]
+        total = Signal(signed(ELEMENT_BITS + 1))
+        m.d.comb += total.eq(rounded + Mux(beat.op == VectorOp.RESID, keep, 0))
+        with m.If(self._in(ROUNDED) & ~beat.long):
+            m.d.sync += [
+                self.short.value.eq(saturate(total, ELEMENT_BITS)),
+                self.short.energy.eq(saturate(rounded, ENERGY_BITS)),
+                self.short.power.eq(keep),
+            ]
+        weight = saturate(round_shift(keep, POWER_SHIFT), POWER_BITS)
+        with m.If(self._in(ROUNDED)):
+            m.d.sync += self.side[SHORT_EXIT].eq(Mux(beat.op == VectorOp.GATE, weight, self.side[ROUNDED]))
+
+    def _gate(self, m):
+        """Stages 9 to 15: silu(z), or the forget gate lb + (1 - lb) * sigmoid(z)."""
+        m.submodules.sigmoid = sigmoid = Sigmoid()
+        m.d.comb += [
+            sigmoid.input.valid.eq(self.beats[ROUNDED].valid & self.beats[ROUNDED].long),
+            sigmoid.input.p.z.eq(self.z[ROUNDED]),
+            sigmoid.input.p.lift.eq(self.beats[ROUNDED].lift),
+        ]
+        assert ROUNDED + sigmoid.latency == 13
+        factor = Signal(signed(Z_BITS + 2))
+        with m.If(self._in(12)):
+            m.d.sync += factor.eq(Mux(self.beats[12].op == VectorOp.FORGET, ONE - self.side[12], self.z[12]))
+        scaled = Signal(signed(33))
+        with m.If(self._in(13)):
+            m.d.sync += scaled.eq(factor * sigmoid.output.payload)
+        self.silu = Signal(signed(16))
+        bound = Mux(self.beats[14].op == VectorOp.FORGET, self.side[14], 0)
+        with m.If(self._in(14)):
+            m.d.sync += self.silu.eq(saturate(round_shift(scaled + (bound << OUTPUT_FRACTION), OUTPUT_FRACTION), 16))
+
+    def _second_product(self, m):
+        """Stages 16 to 20: acc * silu, with MLP's silu held from the beat before, or f * (h - s)."""
+        beat = self.beats[15]
+        a, b, held = Signal(signed(ELEMENT_BITS)), Signal(signed(17)), Signal.like(self.silu)
+        with m.If(self._in(15)):
+            m.d.sync += a.eq(self.keep[15])
+            with m.If(beat.op == VectorOp.STATE):
+                m.d.sync += b.eq(self.side[15] - self.silu)
+            with m.Elif((beat.op == VectorOp.MLP) & beat.odd):
+                m.d.sync += b.eq(held)
+            with m.Else():
+                m.d.sync += [b.eq(self.silu), held.eq(self.silu)]
+            with m.If(is_one_of(beat.op, (VectorOp.FORGET, VectorOp.STATE))):
+                m.d.sync += self.side[16].eq(self.silu)
+            with m.Else():
+                m.d.sync += self.side[16].eq(self.side[15])
+        rounded = self._multiply(m, 16, a, b, "second_shift")
+        self.gated = Signal(signed(ELEMENT_BITS))
+        with m.If(self._in(19)):
+            m.d.sync += self.gated.eq(saturate(rounded, ELEMENT_BITS))
+
+    def _long_exit(self, m):
+        """Stages 21 and 22: t * gain of MLP; h' = s + f * (h - s) of STATE; t of GATE and f as they are."""
+        gated, side = self.gated, self.side[20]
+        low, high = (Signal.like(part) for part in partial_products(gated, side))
+        other, energy = Signal(signed(ELEMENT_BITS)), Signal(signed(ENERGY_BITS))
+        with m.If(self._in(20)), m.Switch(self.beats[20].op):
+            with m.Case(VectorOp.MLP):
+                m.d.sync += [
+                    low.eq(partial_products(gated, side)[0]),
+                    high.eq(partial_products(gated, side)[1]),
+                    energy.eq(saturate(round_shift(gated, MLP_STAT_SHIFT), ENERGY_BITS)),
+                ]
+            with m.Case(VectorOp.STATE):
+                m.d.sync += other.eq(saturate(gated + side, STATE_BITS))
+            with m.Case(VectorOp.GATE):
+                m.d.sync += other.eq(gated)
+            with m.Default():
+                m.d.sync += other.eq(side)
+        whole = Signal(signed(PRODUCT_BITS))
+        m.d.comb += [whole.eq(product(low, high)), self.long.power.eq(self.side[LONG_EXIT])]
+        gained = saturate(round_shift(whole, OUTPUT_FRACTION), ELEMENT_BITS)
+        with m.If(self._in(21)):
+            m.d.sync += [
+                self.long.value.eq(Mux(self.beats[21].op == VectorOp.MLP, gained, other)),
+                self.long.energy.eq(energy),
+            ]
+        return m

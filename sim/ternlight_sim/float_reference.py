@@ -1,0 +1,171 @@
+"""The float reference: the published equations of hgrn_bit in numpy, a token at a time over a batch.
+
+It is what the integer golden model is measured against. Ternary products are exact integers; the rest is in
+double precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ternlight.checkpoint import Checkpoint, quantise
+from ternlight.config import BIT_EPS, HEAD, SCALE_MIN
+from ternlight.image import Image
+
+Reals = NDArray[np.float64]
+Tokens = NDArray[np.integer[Any]]
+Progress = Callable[[int, int], None]
+"""Called with the steps done and the steps in all."""
+
+
+class Quantity(StrEnum):
+    """Values that an observer is told of, as fields of ternlight.image.Calibration."""
+
+    RESIDUAL = "residual"
+    CANDIDATE = "candidate"
+    GATE = "gate"
+    MLP_GATE = "mlp_gate"
+    MLP = "mlp"
+
+
+Observer = Callable[[Quantity, int, Reals], None]
+"""Called with a quantity, the layer, and the batch's values."""
+
+
+def rms_norm(x: Reals, gains: NDArray[np.float32], eps: float) -> Reals:
+    """x / sqrt(mean(x**2) + eps) * gains, over the last axis."""
+    result: Reals = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * gains
+    return result
+
+
+def sigmoid(z: Reals) -> Reals:
+    """1 / (1 + exp(-z)), by the hyperbolic tangent, which cannot overflow."""
+    result: Reals = 0.5 + 0.5 * np.tanh(0.5 * z)
+    return result
+
+
+def silu(z: Reals) -> Reals:
+    """z * sigmoid(z)."""
+    return z * sigmoid(z)
+
+
+class Product(NamedTuple):
+    """A ternary product: integer accumulators, and the scale per token that makes them real."""
+
+    accumulators: Reals
+    scale: Reals
+
+    def real(self) -> Reals:
+        """The product in real numbers."""
+        return self.accumulators * self.scale
+
+
+class FloatReference:
+    """A model as the published code computes it.
+
+    Parameters: image gives the ternary weights and norms; embedding (vocabulary, hidden) replaces the image's quantised
+    one; observe is told of the quantities that calibration needs.
+    The state is an array (batch, layers, hidden).
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        *,
+        embedding: NDArray[np.float32] | None = None,
+        observe: Observer | None = None,
+    ) -> None:
+        self.config = image.config
+        self._norms = image.norms
+        self._betas = image.betas
+        self._lower_bounds = image.lower_bounds.astype(np.float64)
+        self._embedding = image.embedding_rows() if embedding is None else embedding
+        # Single precision is exact for |T q| < 2**24, that is for up to 131,072 inputs, and twice as fast.
+        self._trits = {key: np.ascontiguousarray(trits.T, np.float32) for key, trits in image.trits.items()}
+        self._observe = observe
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> FloatReference:
+        """The checkpoint itself, with its embedding as it is: the reference for bits per byte."""
+        return cls(quantise(checkpoint), embedding=checkpoint.embedding())
+
+    def initial_state(self, batch: int) -> Reals:
+        """The state before the first token."""
+        return np.zeros((batch, self.config.layers, self.config.hidden))
+
+    def step(self, tokens: Tokens, state: Reals) -> tuple[Reals, Reals]:
+        """Feed one token per sequence: (batch,) to logits (batch, vocabulary), and the new state."""
+        x: Reals = self._embedding[tokens].astype(np.float64)
+        new_state = np.empty_like(state)
+        self._tell(Quantity.RESIDUAL, 0, x)
+        for layer in range(self.config.layers):
+            mixed, new_state[:, layer] = self._attention(layer, x, state[:, layer])
+            x = x + mixed
+            self._tell(Quantity.RESIDUAL, layer, x)
+            x = x + self._mlp(layer, x)
+            self._tell(Quantity.RESIDUAL, layer, x)
+        return self._product(HEAD, self._norm("norm", x)).real(), new_state
+
+    def write(
+        self,
+        first: Tokens,
+        steps: int,
+        rng: np.random.Generator,
+        *,
+        progress: Progress | None = None,
+    ) -> Tokens:
+        """Text of the model's own (batch, steps) after the tokens `first` (batch,), drawn at temperature 1."""
+        state = self.initial_state(len(first))
+        written = np.empty((len(first), steps), np.int64)
+        tokens = first
+        for step in range(steps):
+            logits, state = self.step(tokens, state)
+            # The Gumbel-max trick: the largest of the noisy logits is a draw from their softmax.
+            written[:, step] = tokens = np.argmax(logits + rng.gumbel(size=logits.shape), axis=-1)
+            if progress is not None:
+                progress(step + 1, steps)
+        return written
+
+    def _attention(self, layer: int, x: Reals, h: Reals) -> tuple[Reals, Reals]:
+        key = f"layers.{layer}"
+        n = self._norm(f"{key}.attn_norm", x)
+        lower_bound = self._lower_bounds[layer]
+        forget = lower_bound + (1 - lower_bound) * sigmoid(self._product(f"{key}.f", n).real())
+        candidate = self._product(f"{key}.i", n).real()
+        h = forget * h + (1 - forget) * silu(candidate)
+        g = self._product(f"{key}.g", n)
+        active = silu(h)
+        self._tell(Quantity.CANDIDATE, layer, candidate)
+        self._tell(Quantity.CANDIDATE, layer, h)
+        self._tell(Quantity.GATE, layer, g.accumulators * active)
+        gated = self._norm(f"{key}.g_norm", g.real()) * active
+        return self._product(f"{key}.o", gated).real(), h
+
+    def _mlp(self, layer: int, x: Reals) -> Reals:
+        key = f"layers.{layer}"
+        both = self._product(f"{key}.gate", self._norm(f"{key}.mlp_norm", x))
+        gate, value = np.split(both.accumulators, 2, axis=-1)
+        active = silu(gate * both.scale)
+        self._tell(Quantity.MLP_GATE, layer, gate * both.scale)
+        self._tell(Quantity.MLP, layer, value * active)
+        return self._product(f"{key}.down", active * (value * both.scale)).real()
+
+    def _norm(self, key: str, x: Reals) -> Reals:
+        return rms_norm(x, self._norms[key], self.config.eps)
+
+    def _product(self, key: str, v: Reals) -> Product:
+        """The norm, the quantisation to 8 bits per token, and the ternary product."""
+        y = rms_norm(v, self._norms[key], BIT_EPS)
+        scale = 127 / np.maximum(np.abs(y).max(axis=-1, keepdims=True), SCALE_MIN)
+        q = np.rint(y * scale).clip(-128, 127)
+        accumulators = (q.astype(np.float32) @ self._trits[key]).astype(np.float64)
+        return Product(accumulators, self._betas[key] / scale)
+
+    def _tell(self, quantity: Quantity, layer: int, values: Reals) -> None:
+        if self._observe is not None:
+            self._observe(quantity, layer, values)
