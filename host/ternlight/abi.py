@@ -151,10 +151,10 @@ EXPONENT_SHIFT = 16
 NO_TOKEN = 0xFFFFFFFF
 
 
-class Flag(IntEnum):
-    """Bits of SessionWord.FLAGS."""
-
-    CONTINUE = 1  # keep state and position; otherwise both start from zero
+CONTINUE_FLAG = 1
+"""Bit of SessionWord.FLAGS: keep state and position; otherwise both start from zero."""
+TAG_SHIFT = 8
+"""Bits 15..8 of SessionWord.FLAGS: the host's number for the request, told in its events."""
 
 
 class Status(IntEnum):
@@ -177,7 +177,7 @@ class Finish(IntEnum):
 
 EVENT_HEADER_WORDS = 2
 EVENT_TOKENS = 32
-"""Tokens of an event at most. Words: slot | count << 8 | Status << 16 | Finish << 24; index of the first; the tokens."""
+"""Tokens of an event at most. Words: slot | count << 8 | tag << 16 | Finish << 24; index of the first; the tokens."""
 
 
 def address(window: Window, offset: int = 0) -> int:

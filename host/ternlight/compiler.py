@@ -83,7 +83,8 @@ class CompiledModel:
     """What a device is loaded with.
 
     program: instructions as dictionaries (see isa); gains: (words, V) int16; store: (words, store_columns) uint32;
-    state_stride: words of the state memory per session; macs: ternary weights of a token, without padding.
+    state_stride: words of the state memory per session; macs: ternary weights of a token, without padding, of which
+    head_macs belong to the head, which the tokens of a prompt skip.
     """
 
     geometry: Geometry
@@ -94,6 +95,7 @@ class CompiledModel:
     store: NDArray[np.uint32]
     state_stride: int
     macs: int
+    head_macs: int
 
     def program_words(self) -> NDArray[np.uint32]:
         """The encoded program, (instructions, 3)."""
@@ -158,6 +160,7 @@ class _Compiler:
             store=np.concatenate(self.store),
             state_stride=config.layers * self.hidden_beats,
             macs=self.macs,
+            head_macs=self.image.trits["head"].size,
         )
 
     # What a device must offer.
@@ -410,7 +413,7 @@ class _Compiler:
         )
 
     def _interleave(self, trits: NDArray[np.int8]) -> NDArray[np.int8]:
-        """The rows of both halves in alternating beats of V, so that a gate and its value arrive one after the other."""
+        """The rows of both halves in alternating beats of V: a gate is followed by its value."""
         rows, inputs = trits.shape
         halves = np.zeros((2, self.inner_beats * self.geometry.vector, inputs), np.int8)
         halves[:, : rows // 2] = trits.reshape(2, rows // 2, inputs)

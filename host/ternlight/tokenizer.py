@@ -73,7 +73,7 @@ class StreamDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        # Tokens that are decoded anew: those of the last piece, without which decoders strip a leading space, and newer.
+        # Tokens decoded anew: those of the last piece, without which decoders strip a leading space, and newer ones.
         self._window: list[int] = []
         self._told = 0
 

@@ -22,7 +22,7 @@ _SEGMENTS = [{"base": base, "slope": slope} for base, slope in form.TABLE]
 
 
 def _without_leading_zeros(value, steps):
-    """The value shifted left by as many zeros as the steps can remove, and the bits of that count (last step lowest)."""
+    """The value shifted left by its leading zeros as far as the steps go, and their count."""
     zeros = []
     for step in steps:
         empty = value[-step:] == 0

@@ -75,6 +75,7 @@ class RequestReceiver(wiring.Component):
             write.addr.eq(words),
             write.data.eq(Cat(word, item.data)),
             read.addr.eq(index),
+            read.en.eq(self.request.ready),
             expected.eq(REQUEST_HEADER_WORDS + CRC_WORDS),
         ]
         with m.If(header.kind == Op.WRITE):
@@ -115,7 +116,6 @@ class RequestReceiver(wiring.Component):
                     self.request.payload.last.eq(index == words),
                 ]
                 with m.If(self.request.ready):
-                    m.d.comb += read.en.eq(1)
                     m.d.sync += index.eq(index + 1)
                     with m.If(self.request.payload.last):
                         m.d.sync += [index.eq(0), words.eq(0)]

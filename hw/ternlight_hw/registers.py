@@ -123,6 +123,12 @@ class Registers(wiring.Component):
         return m
 
 
+def progress_counts(*, done):
+    """The bits of the counters CYCLES, TOKENS and GENERATED, from the sequencer's stream of finished jobs."""
+    finished = done.valid & done.ready
+    return 1 << Counter.CYCLES | finished << Counter.TOKENS | (finished & done.payload.sampled) << Counter.GENERATED
+
+
 def wait_causes(*, running, in_token, busy, starved, sampling, waiting_scalar, blocked):
     """The bits of the counters BUSY and WAIT_*, of which exactly one is set in each cycle while a session runs."""
     causes = (

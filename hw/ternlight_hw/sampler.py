@@ -57,7 +57,7 @@ class Sampler(wiring.Component):
         collect = 3
         if top_k == 1:
             return collect
-        return collect + top_k + Scorer.latency + 1
+        return collect + top_k + Scorer.latency
 
     def elaborate(self, platform):
         m = Module()
@@ -145,7 +145,7 @@ class Sampler(wiring.Component):
                     with m.If(command.top_k == 1):
                         m.next = "TOKEN"
                     with m.Elif(take_all):
-                        m.d.sync += countdown.eq(Scorer.latency)
+                        m.d.sync += countdown.eq(Scorer.latency - 1)
                         m.next = "SETTLE"
                     with m.Else():
                         m.d.sync += countdown.eq(command.top_k - 1)
@@ -159,7 +159,7 @@ class Sampler(wiring.Component):
                 ]
                 m.d.sync += countdown.eq(countdown - 1)
                 with m.If(countdown == 0):
-                    m.d.sync += countdown.eq(Scorer.latency)
+                    m.d.sync += countdown.eq(Scorer.latency - 1)
                     m.next = "SETTLE"
 
             with m.State("SETTLE"):
@@ -170,9 +170,7 @@ class Sampler(wiring.Component):
             with m.State("TOKEN"):
                 m.d.comb += [
                     self.token.valid.eq(1),
-                    self.token.payload.eq(
-                        Mux(command.top_k == 1, queue.tail.candidate.token, ~best[:TOKEN_BITS])
-                    ),
+                    self.token.payload.eq(Mux(command.top_k == 1, queue.tail.candidate.token, ~best[:TOKEN_BITS])),
                 ]
                 with m.If(self.token.ready):
                     m.next = "IDLE"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from typing import ClassVar
+
+from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,12 +16,18 @@ from .recurrence import DigitRecurrence
 
 BLOCK_SHIFT_MAX = 15
 
+_STEPS = {ScalarOp.RECIP: 8, ScalarOp.QSCALE: 8, ScalarOp.RSQRT: 17}
+"""Steps of the recurrence; a root ends one step behind its 32-bit radicand."""
+_DIVIDENDS = {ScalarOp.RECIP: 1 << 29 - 16, ScalarOp.QSCALE: 127 << 22 - 16, ScalarOp.RSQRT: 1 << 44 - 32}
+"""The golden model's dividends, less the bits that the steps append."""
+
 _WIDE_EXPONENT = signed(EXPONENT_BITS + 2)
 """Holds every exponent before its limits are applied."""
 
 _ALIGNED = data.StructLayout(
     {
         "op": ScalarOp,
+        "slow": 1,
         "target": 4,
         "big": unsigned(MANTISSA_BITS),
         "small": unsigned(MANTISSA_BITS),
@@ -56,11 +64,7 @@ class ScalarUnit(wiring.Component):
         result (out, stream of WRITEBACK).
     """
 
-    steps = {ScalarOp.RECIP: 8, ScalarOp.QSCALE: 8, ScalarOp.RSQRT: 17}
-    """Steps of the recurrence; the root ends one step behind its 32-bit quotient."""
-    latency = dict.fromkeys(ScalarOp, 4) | {op: count + 2 for op, count in steps.items()}
-    dividends = {ScalarOp.RECIP: 1 << 29 - 16, ScalarOp.QSCALE: 127 << 22 - 16, ScalarOp.RSQRT: 1 << 44 - 32}
-    """The golden model's dividends, divided by 4 to the power of the quotient's digits."""
+    latency: ClassVar[dict[ScalarOp, int]] = {op: _STEPS[op] + 2 if op in _STEPS else 4 for op in ScalarOp}
 
     def __init__(self) -> None:
         super().__init__(
@@ -93,18 +97,16 @@ class ScalarUnit(wiring.Component):
             m.d.sync += operands.eq(self.command.payload)
             m.d.comb += recurrence.divisor.eq(self.command.p.a.mantissa)
             with m.Switch(self.command.p.op):
-                for op, count in self.steps.items():
-                    with m.Case(op):
+                for slow, steps in _STEPS.items():
+                    with m.Case(slow):
                         m.d.comb += [
                             recurrence.start.eq(1),
-                            recurrence.steps.eq(count),
-                            recurrence.dividend.eq(self.dividends[op]),
+                            recurrence.steps.eq(steps),
+                            recurrence.dividend.eq(_DIVIDENDS[slow]),
                         ]
-                        if op is ScalarOp.RSQRT:
+                        if slow is ScalarOp.RSQRT:
                             # An odd exponent lends the mantissa a factor of two.
-                            m.d.comb += recurrence.divisor.eq(
-                                self.command.p.a.mantissa << self.command.p.a.exponent[0]
-                            )
+                            m.d.comb += recurrence.divisor.eq(self.command.p.a.mantissa << self.command.p.a.exponent[0])
 
         # Exponents and product.
         op, a, b = operands.op, operands.a, operands.b
@@ -121,6 +123,7 @@ class ScalarUnit(wiring.Component):
                 aligned.big.eq(a.mantissa),
                 aligned.small.eq(0),
                 aligned.zero.eq(a.mantissa == 0),
+                aligned.slow.eq(0),
             ]
             with m.Switch(op):
                 with m.Case(ScalarOp.ADD):
@@ -141,11 +144,11 @@ class ScalarUnit(wiring.Component):
                     shift = Mux(b.exponent < 0, 0, Mux(b.exponent > BLOCK_SHIFT_MAX, BLOCK_SHIFT_MAX, b.exponent))
                     m.d.sync += aligned.exponent.eq(a.exponent - (shift << 1))
                 with m.Case(ScalarOp.RECIP):
-                    m.d.sync += aligned.exponent.eq(-29 - a.exponent)
+                    m.d.sync += [aligned.exponent.eq(-29 - a.exponent), aligned.slow.eq(1)]
                 with m.Case(ScalarOp.QSCALE):
-                    m.d.sync += aligned.exponent.eq(-22 - a.exponent)
+                    m.d.sync += [aligned.exponent.eq(-22 - a.exponent), aligned.slow.eq(1)]
                 with m.Case(ScalarOp.RSQRT):
-                    m.d.sync += aligned.exponent.eq(-22 - (a.exponent >> 1))
+                    m.d.sync += [aligned.exponent.eq(-22 - (a.exponent >> 1)), aligned.slow.eq(1)]
 
         # Sum and rounding; slow operations wait here.
         product, top = aligned.product, aligned.product[-1]
@@ -159,7 +162,7 @@ class ScalarUnit(wiring.Component):
                 total.op.eq(aligned.op),
                 total.target.eq(aligned.target),
                 total.zero.eq(aligned.zero),
-                total.slow.eq(Cat(aligned.op == op for op in self.steps).any()),
+                total.slow.eq(aligned.slow),
                 total.exponent.eq(aligned.exponent + (top & (aligned.op == ScalarOp.MUL))),
                 total.mantissa.eq(
                     Mux(

@@ -30,6 +30,7 @@ from ternlight.isa import (
     VectorOp,
 )
 
+from .activations import ClaimPort
 from .layouts import (
     UFLOAT,
     WRITEBACK,
@@ -56,13 +57,6 @@ TOKEN_JOB = data.StructLayout(
 TOKEN_DONE = data.StructLayout({"token": TOKEN_BITS, "sampled": 1})
 
 
-class Claim(wiring.Signature):
-    """The sequencer claims an activation buffer for `beats` beats when it issues a QUANT."""
-
-    def __init__(self) -> None:
-        super().__init__({"enable": Out(1), "buffer": Out(1), "beats": Out(VECTOR_FIELDS["beats"])})
-
-
 def _one_of(value, members):
     """value is one of the members."""
     return Cat(value == member for member in sorted(members)).any()
@@ -79,7 +73,7 @@ class Sequencer(wiring.Component):
     Members:
         job: In stream of TOKEN_JOB; done: Out stream of TOKEN_DONE, one per job.
         load: In LoadPort of the program memory.
-        engine, vector, scalar, sample: Out streams of commands; claim: Out Claim; free: In(2) from the engine.
+        engine, vector, scalar, sample: Out streams of commands; claim: Out ClaimPort; free: In(2) from the engine.
         vector_result, scalar_result: In streams of WRITEBACK, always ready; sampled: In stream of token ids.
         engine_idle, vector_idle: In(1).
         running: Out(1), a job is in progress; sampling: Out(1), SAMPLE is under way and owns the result stream;
@@ -98,7 +92,7 @@ class Sequencer(wiring.Component):
                 "vector": Out(stream.Signature(vector_command())),
                 "scalar": Out(stream.Signature(scalar_command())),
                 "sample": Out(stream.Signature(sample_command())),
-                "claim": Out(Claim()),
+                "claim": Out(ClaimPort()),
                 "free": In(2),
                 "vector_result": In(stream.Signature(WRITEBACK)),
                 "scalar_result": In(stream.Signature(WRITEBACK)),

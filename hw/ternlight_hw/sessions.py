@@ -9,15 +9,16 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ternlight.abi import (
+    CONTINUE_FLAG,
     EVENT_TOKENS,
     EXPONENT_SHIFT,
     SESSION_WORDS,
     STOP_TOKENS,
+    TAG_SHIFT,
     TOKEN_BITS,
     TOKENS_PER_WORD,
     Command,
     Finish,
-    Flag,
     Result,
     SessionWord,
     Status,
@@ -25,13 +26,13 @@ from ternlight.abi import (
 )
 from ternlight.geometry import Geometry
 
+from .packets import PACKET_WORD
 from .sequencer import TOKEN_DONE, TOKEN_JOB
 
-EVENT_WORD = data.StructLayout({"word": 32, "last": 1})
 COMMAND = data.StructLayout({"op": 8, "slot": 8})
 
 _STATUS = data.StructLayout({"status": 8, "finish": 8, "consumed": 16})
-_EVENT_HEADER = data.StructLayout({"slot": 8, "count": 8, "status": 8, "finish": 8})
+_EVENT_HEADER = data.StructLayout({"slot": 8, "count": 8, "tag": 8, "finish": 8})
 
 
 class Task(enum.Enum):
@@ -78,7 +79,7 @@ class Sessions(wiring.Component):
         command: In stream of COMMAND; result: Out(8), abi.Result of the latest command, valid when it was taken.
         image: In(1), an image is loaded; vocabulary: In(17); state_stride: In(16).
         job: Out stream of TOKEN_JOB; done: In stream of TOKEN_DONE.
-        events: Out stream of EVENT_WORD.
+        events: Out stream of PACKET_WORD.
         active: Out(1), a session runs or an event is pending; blocked: Out(1), all running sessions wait for the host.
     """
 
@@ -98,7 +99,7 @@ class Sessions(wiring.Component):
                 "state_stride": In(16),
                 "job": Out(stream.Signature(TOKEN_JOB)),
                 "done": In(stream.Signature(TOKEN_DONE)),
-                "events": Out(stream.Signature(EVENT_WORD)),
+                "events": Out(stream.Signature(PACKET_WORD)),
                 "active": Out(1),
                 "blocked": Out(1),
             }
@@ -336,7 +337,7 @@ class Sessions(wiring.Component):
                             stalled.bit_select(slot, 1).eq(0),
                             telling.bit_select(slot, 1).eq(0),
                         ]
-                        with m.If(~flags[ceil_log2(Flag.CONTINUE)]):
+                        with m.If(~flags[ceil_log2(CONTINUE_FLAG)]):
                             m.d.sync += position.eq(0)
                         store()
                 with m.Case(Command.ABORT):
@@ -353,7 +354,7 @@ class Sessions(wiring.Component):
                     self.events.payload.word.eq(header.as_value()),
                     header.slot.eq(slot),
                     header.count.eq(Mux(last_event, unreported, EVENT_TOKENS)),
-                    header.status.eq(Mux(last_event, status.status, Status.RUNNING)),
+                    header.tag.eq(flags[TAG_SHIFT:]),
                     header.finish.eq(Mux(last_event, status.finish, Finish.NONE)),
                 ]
                 m.d.sync += count.eq(header.count)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from amaranth import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -86,6 +88,6 @@ class TopQueue(wiring.Component):
                             m.d.sync += entry.eq(arriving)
         with m.Elif(self.shift):
             m.d.sync += entries[0].valid.eq(0)
-            for before, entry in zip(entries, entries[1:], strict=False):
+            for before, entry in pairwise(entries):
                 m.d.sync += entry.eq(before)
         return m

@@ -20,7 +20,8 @@ from .float_reference import Progress, Tokens
 
 STREAMS = 64
 CONTEXT = 128
-"""Tokens of context that a window repeats: on a held-out text 64, 128 and 512 gave 1.3287, 1.3279 and 1.3270."""
+"""Tokens of context that a window repeats. On the shipped model's held-out text (measured, 64 windows) 64, 128 and 512
+gave 1.3287, 1.3279 and 1.3270 bits per byte, and one window of the whole text 1.3269."""
 
 State = TypeVar("State")
 

@@ -8,7 +8,8 @@
 // Lines on stdin are commands, each answered by one line of JSON: "save PATH" writes a snapshot, "cycles" only answers.
 // The end of stdin ends the process, so that it dies with its parent; so do SIGINT and SIGTERM.
 //
-// The clock stands still while the device is inactive and both UART lines are quiet: poll() then waits for bytes.
+// The clock starts with the first client, so that nothing of a snapshot's work in progress is lost, and stands still
+// while the device is inactive and both UART lines are quiet: poll() then waits for bytes.
 //
 // Exit status: 0, or with a message on stderr 4 (the snapshot is refused) or 6 (all else), as in ternlight.errors.
 
@@ -114,14 +115,19 @@ struct SnapshotHeader {
 // The model, its clock and the far end of its UART.
 class Device {
 public:
-    std::string input;   // bytes on their way to the device, from `sent`
     std::string output;  // bytes that the device has sent
 
     Device() { m_top.uart_rx = 1; }
 
     uint64_t cycles() const { return m_cycle; }
-    bool input_empty() const { return m_sent == input.size(); }
+    bool input_empty() const { return m_sent == m_input.size(); }
     bool idle() const { return input_empty() && m_cycle - m_busy_at >= QUIET_CYCLES; }
+
+    // Gives the device bytes when it has taken the ones before.
+    void feed(std::string_view bytes) {
+        m_input = bytes;
+        m_sent = 0;
+    }
 
     void run(uint64_t cycles) {
         for (const uint64_t end = m_cycle + cycles; m_cycle != end; ++m_cycle) {
@@ -139,7 +145,7 @@ public:
     std::string snapshot() {
         Serializer os;
         os << m_cycle << m_busy_at << m_frame << m_bits_left << m_bit_left << m_samples << m_samples_left << m_sample_in;
-        os << input.substr(m_sent) << m_top;
+        os << m_input.substr(m_sent) << m_top;
         const SnapshotHeader header{os.bytes()};
         return std::string(reinterpret_cast<const char*>(&header), sizeof(header)) + os.bytes();
     }
@@ -156,7 +162,7 @@ public:
         if (!equal(expected.size) || !equal(expected.checksum)) throw SnapshotRefused("it is damaged: make a new one");
         Deserializer is{state};
         is >> m_cycle >> m_busy_at >> m_frame >> m_bits_left >> m_bit_left >> m_samples >> m_samples_left >> m_sample_in;
-        is >> input >> m_top;
+        is >> m_input >> m_top;
         m_sent = 0;
     }
 
@@ -165,7 +171,7 @@ private:
     void drive() {
         m_bit_left = 1;
         if (m_bits_left == 0 && !input_empty()) {
-            const unsigned byte = static_cast<unsigned char>(input[m_sent++]);
+            const unsigned byte = static_cast<unsigned char>(m_input[m_sent++]);
             m_frame = byte << 1 | 1u << (FRAME_BITS - 1);
             m_bits_left = FRAME_BITS;
         }
@@ -174,7 +180,7 @@ private:
         m_frame >>= 1;
         --m_bits_left;
         m_bit_left = DIVISOR;
-        m_busy_at = m_cycle + DIVISOR;
+        m_busy_at = m_cycle;
     }
 
     // The first low cycle of uart_tx, and from then on the middle of each bit.
@@ -200,7 +206,8 @@ private:
     Vdevice m_top{&m_context, "device"};
     uint64_t m_cycle = 0;
     uint64_t m_busy_at = 0;       // the latest cycle in which the device or a line was at work
-    size_t m_sent = 0;
+    std::string m_input;          // bytes on their way to the device
+    size_t m_sent = 0;            // of them
     uint32_t m_frame = 0;         // the byte being driven, next bit lowest
     uint32_t m_bits_left = 0;     // of it
     uint32_t m_bit_left = 0;      // cycles of the bit on the line
@@ -246,7 +253,9 @@ public:
     }
 
 private:
-    bool asleep(const Device& device) const { return device.idle() || device.output.size() >= BACKLOG_BYTES; }
+    bool asleep(const Device& device) const {
+        return !m_started || device.idle() || device.output.size() >= BACKLOG_BYTES;
+    }
 
     // Moves bytes and serves commands; waits for them when the device sleeps. False: the process should end.
     bool exchange(Device& device) {
@@ -279,6 +288,7 @@ private:
     void accept_client() {
         m_client = accept(m_listener, nullptr, nullptr);
         if (m_client < 0) return;  // it has gone again
+        m_started = true;
         const int yes = 1;
         setsockopt(m_client, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
         fcntl(m_client, F_SETFL, O_NONBLOCK);
@@ -353,6 +363,7 @@ private:
     double m_idle_exit;
     int m_listener;
     int m_client = -1;
+    bool m_started = false;  // a client has been there
     std::string m_commands;
 };
 

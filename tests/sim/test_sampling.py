@@ -73,10 +73,10 @@ def test_noise_has_the_moments_of_gumbel():
 
 def test_table_fits_its_formats():
     bases, slopes = zip(*TABLE, strict=True)
-    assert -(1 << NOISE_BITS - 1) <= min(bases)
+    assert min(bases) >= -(1 << NOISE_BITS - 1)
     # An interpolated value never leaves the span of its segment's ends.
     assert max(base + max(slope, 0) for base, slope in TABLE) < 1 << NOISE_BITS - 1
-    assert -(1 << SLOPE_BITS - 1) <= min(slopes)
+    assert min(slopes) >= -(1 << SLOPE_BITS - 1)
     assert max(slopes) < 1 << SLOPE_BITS - 1
 
 
@@ -126,8 +126,7 @@ def softmax(logits):
 @pytest.mark.parametrize(("vocabulary", "top_k", "spread"), [(5, 0, 1.0), (40, 0, 2.0), (40, 12, 2.0), (3, 2, 0.0)])
 def test_choices_follow_the_softmax(vocabulary, top_k, spread):
     random = np.random.default_rng(vocabulary)
-    acc = random.normal(size=vocabulary) * 1000 // 1
-    acc = acc.astype(np.int64)
+    acc = np.rint(random.normal(size=vocabulary) * 1000).astype(np.int64)
     scale = ufloat(max(spread, 1e-9) / 1000)
     logits = acc * float(scale.real())
     kept = candidates(acc, top_k)

@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
         first = np.full(WRITTEN_STREAMS, image.config.bos or 0)
         with progress_bar("writing a text") as progress:
             written = reference.write(first, steps, np.random.default_rng(0), progress=progress)
-        tokens = written.reshape(-1).tolist()
-        text = Text(tokens, len(tokenizer.decode(tokens).encode()), [])
-    cut = windows(np.array(text.tokens))
+        tokens = written.reshape(-1)
+        text = Text(tokens, len(tokenizer.decode(tokens.tolist()).encode()), [])
+    cut = windows(text.tokens)
     with progress_bar("float reference") as progress:
         reference_score = evaluate(reference, cut, text.bytes, progress=progress)
     with progress_bar("integer golden model") as progress:

@@ -5,13 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """Shows a bar while the block runs; gives a function to call with the steps done and the steps in all."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(description, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class Steps:
+    """Shows slow steps, one line at a time: a phrase, and a bar where the amount is known."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def status(self, phrase: str) -> None:
+        """The next step begins."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(phrase, total=None)
+
+    def progress(self, done: int, total: int) -> None:
+        """So much of the step is done."""
+        if self._task is None:
+            self.status("loading the image")
+        assert self._task is not None
+        self._progress.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def steps() -> Iterator[Steps]:
+    """Slow steps on standard error, while the block runs; nothing stays of them on a terminal."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        yield Steps(progress)

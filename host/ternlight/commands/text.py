@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ImageError, RequestError
 from ..image import Image
@@ -13,7 +16,7 @@ from ..tokenizer import Tokenizer
 class Text(NamedTuple):
     """Tokens, the bytes of UTF-8 that they stand for, and the distinct characters that were left out."""
 
-    tokens: list[int]
+    tokens: NDArray[np.integer[Any]]
     bytes: int
     left_out: list[str]
 
@@ -40,4 +43,4 @@ def read_tokens(image: Image, path: Path, *, limit: int | None = None) -> Text:
     if limit is not None and limit < len(tokens):
         tokens = tokens[:limit]
         text = tokenizer.decode(tokens)
-    return Text(tokens, len(text.encode()), left_out)
+    return Text(np.array(tokens), len(text.encode()), left_out)

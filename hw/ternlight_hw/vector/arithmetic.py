@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Mux, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 
 LOW_BITS = 17
 """Bits of the unsigned low part of a factor of 24 bits: with its sign bit it fills one 18x18 multiplier."""
-COARSE = (5, 4)
-FINE = (3, 2, 1, 0)
-"""The levels of a shift by 0..63, over two stages: the first level shares its stage with an adder."""
+FINE_BITS = 4
+"""Bits of a shift's amount that have a stage for themselves; those above share theirs with an adder."""
+
+
+def named(m: Module, value: Value) -> Signal:
+    """A signal for an expression that is used more than once: Amaranth emits an expression at each of its uses."""
+    signal = Signal(value.shape(), src_loc_at=1)
+    m.d.comb += signal.eq(value)
+    return signal
 
 
 def clamp(value: Value, low: int, high: int) -> Value:
@@ -20,8 +26,8 @@ def saturate(value: Value, bits: int) -> Value:
     """The nearest signed integer of so many bits."""
     if len(value) <= bits:
         return value
-    above, sign = value[bits - 1 :], value[-1]
-    return Mux(above.all() | ~above.any(), value[:bits], Cat((~sign).replicate(bits - 1), sign)).as_signed()
+    above, limit = value[bits - 1 :], 1 << (bits - 1)
+    return Mux(above.all() | ~above.any(), value[:bits].as_signed(), Mux(value[-1], -limit, limit - 1))
 
 
 def halves(value: Value) -> Value:
@@ -29,11 +35,14 @@ def halves(value: Value) -> Value:
     return Cat(Const(0, 1), value).as_signed()
 
 
-def shift_right(value: Value, amount: Value, levels: tuple[int, ...]) -> Value:
-    """The arithmetic right shift of a signed value by those bits of the amount that `levels` names."""
-    for level in levels:
-        value = Mux(amount[level], value >> (1 << level), value)
-    return value
+def shift_coarse(value: Value, amount: Value) -> Value:
+    """The right shift by the multiple of 2**FINE_BITS in the amount."""
+    return value >> (amount[FINE_BITS:] << FINE_BITS)
+
+
+def shift_fine(value: Value, amount: Value) -> Value:
+    """The right shift by what remains."""
+    return value >> amount[:FINE_BITS]
 
 
 def round_half(value: Value) -> Value:

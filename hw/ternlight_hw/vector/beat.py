@@ -18,7 +18,8 @@ A stage is named for what its registers hold; they are written at the end of the
 
 from __future__ import annotations
 
-from amaranth.lib import data
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import Out
 
 from ternlight.isa import VectorOp
 from ternlight.ufloat import MANTISSA_BITS
@@ -40,16 +41,22 @@ BEAT = data.StructLayout(
         "op": VectorOp,
         "long": 1,
         "odd": 1,  # the second beat of a pair (MLP)
+        "fresh": 1,  # the state counts as zero
+        "narrowing": 5,  # right shift of the source to 16 bits
+        "shift": 6,  # right shift of the first product
+        "lift": 4,  # left shift of z to the sigmoid's format
+        "second_shift": 6,  # right shift of the second product
+    }
+)
+"""What the lanes must know of a beat."""
+
+ROUTE = data.StructLayout(
+    {
         "header": 1,  # carries the exponent of an embedding row, no data
         "produces": 1,  # has an output: not a header, nor the first of a pair
         "first": 1,  # output of the operation
         "last": 1,
-        "narrowing": 5,  # right shift of the source to 16 bits
-        "mantissa": MANTISSA_BITS,
-        "shift": 6,  # right shift of the first product
-        "lift": 4,  # left shift of z to the sigmoid's format
-        "second_shift": 6,  # right shift of the second product
-        "fresh": 1,
+        "mantissa": MANTISSA_BITS,  # of the scale
         "buffer": 1,
         "target": 16,  # word of the vector memory, or of the state memory
         "peak": 4,
@@ -57,8 +64,16 @@ BEAT = data.StructLayout(
         "power": 4,
     }
 )
+"""What comes of a beat's outputs."""
 
 
 def is_one_of(op, ops):
     """Whether an opcode is in a collection."""
     return op.matches(*sorted(ops))
+
+
+class Pulse(wiring.Signature):
+    """A stream that is never stalled: `payload` counts in the cycles with `valid`."""
+
+    def __init__(self, payload) -> None:
+        super().__init__({"payload": Out(payload), "valid": Out(1)})

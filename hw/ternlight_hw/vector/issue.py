@@ -10,8 +10,8 @@ from ternlight.isa import VectorOp
 from ternlight.sigmoid import INPUT_FRACTION, OUTPUT_FRACTION
 
 from ..layouts import vector_command
-from .arithmetic import clamp
-from .beat import BEAT, LONG, is_one_of
+from .arithmetic import clamp, named
+from .beat import BEAT, LONG, ROUTE, is_one_of
 
 BLOCK_SHIFT_MAX = 15
 SHIFT_MAX = 47
@@ -35,7 +35,7 @@ class Issue(wiring.Component):
     -------
     command: stream of layouts.vector_command, in.
     advance: the beat is taken, in. drained: no beat behind this component is still to be written, in.
-    beat: the beat with its decoded constants, out; source, gain, state: word addresses of its operands, out.
+    beat, route: the beat with its decoded constants, out; source, gain, state: word addresses of its operands, out.
     busy: a command is here, out.
     """
 
@@ -47,6 +47,7 @@ class Issue(wiring.Component):
                 "advance": In(1),
                 "drained": In(1),
                 "beat": Out(BEAT),
+                "route": Out(ROUTE),
                 "source": Out(command["source"].shape),
                 "gain": Out(command["gain"].shape),
                 "state": Out(command["state"].shape),
@@ -83,8 +84,8 @@ class Issue(wiring.Component):
                     current.beats.eq(current.beats - 1),
                     current.source.eq(current.source + 1),
                     current.state.eq(current.state + 1),
-                    current.gain.eq(current.gain + self.beat.produces),
-                    current.target.eq(current.target + self.beat.produces),
+                    current.gain.eq(current.gain + self.route.produces),
+                    current.target.eq(current.target + self.route.produces),
                     begin.eq(0),
                     second.eq(begin),
                     odd.eq(~odd),
@@ -100,30 +101,30 @@ class Issue(wiring.Component):
                 self.busy.eq(1),
             ]
 
-        beat = self.beat
+        beat, route = self.beat, self.route
         m.d.comb += [
             beat.valid.eq(self.busy & ~lead),
             beat.op.eq(op),
             beat.long.eq(is_one_of(op, LONG)),
             beat.odd.eq(odd),
-            beat.produces.eq(1),
-            beat.first.eq(begin),
-            beat.last.eq(last),
-            beat.mantissa.eq(current.scale.mantissa),
+            route.produces.eq(1),
+            route.first.eq(begin),
+            route.last.eq(last),
+            route.mantissa.eq(current.scale.mantissa),
             beat.fresh.eq(current.fresh),
-            beat.buffer.eq(current.buffer),
-            beat.target.eq(Mux(op == VectorOp.STATE, current.state, current.target)),
-            beat.peak.eq(current.peak),
-            beat.energy.eq(current.energy),
-            beat.power.eq(current.power),
+            route.buffer.eq(current.buffer),
+            route.target.eq(Mux(op == VectorOp.STATE, current.state, current.target)),
+            route.peak.eq(current.peak),
+            route.energy.eq(current.energy),
+            route.power.eq(current.power),
         ]
         with m.If(op == VectorOp.EMBED):
-            m.d.comb += [beat.header.eq(begin), beat.produces.eq(~begin), beat.first.eq(second)]
+            m.d.comb += [route.header.eq(begin), route.produces.eq(~begin), route.first.eq(second)]
         with m.If(op == VectorOp.MLP):
-            m.d.comb += [beat.produces.eq(odd), beat.first.eq(second)]
+            m.d.comb += [route.produces.eq(odd), route.first.eq(second)]
 
         exponent = current.scale.exponent
-        fraction = Mux(op == VectorOp.FORGET, INPUT_FRACTION, current.fraction)
+        fraction = named(m, Mux(op == VectorOp.FORGET, INPUT_FRACTION, current.fraction))
         scaling = Signal(signed(12))
         m.d.comb += [
             scaling.eq(-exponent - fraction),

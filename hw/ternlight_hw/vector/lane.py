@@ -11,15 +11,15 @@ from ternlight.isa import READS_RESULTS, VectorOp
 from ternlight.sigmoid import OUTPUT_FRACTION
 
 from .arithmetic import (
-    COARSE,
-    FINE,
     halves,
+    named,
     partial_products,
     product,
     round_half,
     round_shift,
     saturate,
-    shift_right,
+    shift_coarse,
+    shift_fine,
 )
 from .beat import BEAT, ENTRY, LONG_EXIT, ROUNDED, SHORT_EXIT, is_one_of
 from .reduce import ENERGY_BITS, POWER_BITS
@@ -122,13 +122,12 @@ class Lane(wiring.Component):
         with m.If(self._in(2)):
             m.d.sync += [
                 carried.eq(source),
-                shifted.eq(shift_right(halves(source), beat.narrowing, (4, 3, 2, 1, 0))),
+                shifted.eq(halves(source) >> beat.narrowing),
                 self.side[3].eq(Mux(uses_state, Mux(beat.fresh, 0, state), gain)),
             ]
 
         op = self.beats[ENTRY].op
-        rounded, narrow = Signal(signed(ELEMENT_BITS)), Signal(signed(NARROW_BITS))
-        m.d.comb += [rounded.eq(round_half(shifted)), narrow.eq(saturate(rounded, NARROW_BITS))]
+        narrow = named(m, saturate(named(m, round_half(shifted)), NARROW_BITS))
         self.a, self.b = Signal(signed(ELEMENT_BITS)), Signal(signed(FACTOR_BITS + 1))
         with m.If(self._in(ENTRY)):
             m.d.sync += [
@@ -148,29 +147,27 @@ class Lane(wiring.Component):
 
         The amounts are the fields of that name in the beats.
         """
-        low, high = (Signal.like(part) for part in partial_products(a, b))
+        parts = partial_products(a, b)
+        low, high = (Signal(part.shape()) for part in parts)
         with m.If(self._in(stage)):
-            m.d.sync += [low.eq(partial_products(a, b)[0]), high.eq(partial_products(a, b)[1])]
+            m.d.sync += [low.eq(parts[0]), high.eq(parts[1])]
         coarse, fine = (Signal(signed(PRODUCT_BITS + 1), name=f"{amount}_{part}") for part in ("coarse", "fine"))
-        whole = Signal(signed(PRODUCT_BITS))
-        m.d.comb += whole.eq(product(low, high))
+        whole = named(m, product(low, high)[:PRODUCT_BITS].as_signed())
         with m.If(self._in(stage + 1)):
-            m.d.sync += coarse.eq(shift_right(halves(whole), self.beats[stage + 1][amount], COARSE))
+            m.d.sync += coarse.eq(shift_coarse(halves(whole), self.beats[stage + 1][amount]))
         with m.If(self._in(stage + 2)):
-            m.d.sync += fine.eq(shift_right(coarse, self.beats[stage + 2][amount], FINE))
-        rounded = Signal(signed(PRODUCT_BITS))
-        m.d.comb += rounded.eq(round_half(fine))
-        return rounded
+            m.d.sync += fine.eq(shift_fine(coarse, self.beats[stage + 2][amount]))
+        return named(m, round_half(fine))
 
     def _first_product(self, m):
         """Stages 5 to 8: acc * mantissa, or narrow * gain, in the formats of what follows."""
         rounded = self._multiply(m, 4, self.a, self.b, "shift")
         self.rounded = Signal(signed(ELEMENT_BITS))
+        activation = named(m, saturate(rounded, ACTIVATION_BITS))
         beat = self.beats[ROUNDED - 1]
         with m.If(self._in(ROUNDED - 1)):
             m.d.sync += self.rounded.eq(saturate(rounded, ELEMENT_BITS))
             with m.If(beat.op == VectorOp.QUANT):
-                activation = saturate(rounded, ACTIVATION_BITS)
                 m.d.sync += self.activation.eq(Mux(activation == ~ACTIVATION_MAX, -ACTIVATION_MAX, activation))
             with m.If(beat.long):
                 m.d.sync += self.z[ROUNDED].eq(
@@ -181,15 +178,14 @@ class Lane(wiring.Component):
         """Stage 9: the residual's addition, STAT's terms; the power term of GATE."""
         beat = self.beats[ROUNDED]
         rounded, keep = self.rounded, self.keep[ROUNDED]
-        total = Signal(signed(ELEMENT_BITS + 1))
-        m.d.comb += total.eq(rounded + Mux(beat.op == VectorOp.RESID, keep, 0))
+        total = named(m, rounded + Mux(beat.op == VectorOp.RESID, keep, 0))
         with m.If(self._in(ROUNDED) & ~beat.long):
             m.d.sync += [
                 self.short.value.eq(saturate(total, ELEMENT_BITS)),
                 self.short.energy.eq(saturate(rounded, ENERGY_BITS)),
                 self.short.power.eq(keep),
             ]
-        weight = saturate(round_shift(keep, POWER_SHIFT), POWER_BITS)
+        weight = saturate(named(m, round_shift(keep, POWER_SHIFT)), POWER_BITS)
         with m.If(self._in(ROUNDED)):
             m.d.sync += self.side[SHORT_EXIT].eq(Mux(beat.op == VectorOp.GATE, weight, self.side[ROUNDED]))
 
@@ -198,8 +194,8 @@ class Lane(wiring.Component):
         m.submodules.sigmoid = sigmoid = Sigmoid()
         m.d.comb += [
             sigmoid.input.valid.eq(self.beats[ROUNDED].valid & self.beats[ROUNDED].long),
-            sigmoid.input.p.z.eq(self.z[ROUNDED]),
-            sigmoid.input.p.lift.eq(self.beats[ROUNDED].lift),
+            sigmoid.input.payload.z.eq(self.z[ROUNDED]),
+            sigmoid.input.payload.lift.eq(self.beats[ROUNDED].lift),
         ]
         assert ROUNDED + sigmoid.latency == 13
         factor = Signal(signed(Z_BITS + 2))
@@ -210,8 +206,9 @@ class Lane(wiring.Component):
             m.d.sync += scaled.eq(factor * sigmoid.output.payload)
         self.silu = Signal(signed(16))
         bound = Mux(self.beats[14].op == VectorOp.FORGET, self.side[14], 0)
+        gate = named(m, round_shift(scaled + (bound << OUTPUT_FRACTION), OUTPUT_FRACTION))
         with m.If(self._in(14)):
-            m.d.sync += self.silu.eq(saturate(round_shift(scaled + (bound << OUTPUT_FRACTION), OUTPUT_FRACTION), 16))
+            m.d.sync += self.silu.eq(saturate(gate, 16))
 
     def _second_product(self, m):
         """Stages 16 to 20: acc * silu, with MLP's silu held from the beat before, or f * (h - s)."""
@@ -237,24 +234,26 @@ class Lane(wiring.Component):
     def _long_exit(self, m):
         """Stages 21 and 22: t * gain of MLP; h' = s + f * (h - s) of STATE; t of GATE and f as they are."""
         gated, side = self.gated, self.side[20]
-        low, high = (Signal.like(part) for part in partial_products(gated, side))
+        parts = partial_products(gated, side)
+        low, high = (Signal(part.shape()) for part in parts)
+        weight = named(m, round_shift(gated, MLP_STAT_SHIFT))
+        state = named(m, gated + side)
         other, energy = Signal(signed(ELEMENT_BITS)), Signal(signed(ENERGY_BITS))
         with m.If(self._in(20)), m.Switch(self.beats[20].op):
             with m.Case(VectorOp.MLP):
                 m.d.sync += [
-                    low.eq(partial_products(gated, side)[0]),
-                    high.eq(partial_products(gated, side)[1]),
-                    energy.eq(saturate(round_shift(gated, MLP_STAT_SHIFT), ENERGY_BITS)),
+                    low.eq(parts[0]),
+                    high.eq(parts[1]),
+                    energy.eq(saturate(weight, ENERGY_BITS)),
                 ]
             with m.Case(VectorOp.STATE):
-                m.d.sync += other.eq(saturate(gated + side, STATE_BITS))
+                m.d.sync += other.eq(saturate(state, STATE_BITS))
             with m.Case(VectorOp.GATE):
                 m.d.sync += other.eq(gated)
             with m.Default():
                 m.d.sync += other.eq(side)
-        whole = Signal(signed(PRODUCT_BITS))
-        m.d.comb += [whole.eq(product(low, high)), self.long.power.eq(self.side[LONG_EXIT])]
-        gained = saturate(round_shift(whole, OUTPUT_FRACTION), ELEMENT_BITS)
+        m.d.comb += self.long.power.eq(self.side[LONG_EXIT])
+        gained = saturate(named(m, round_shift(product(low, high), OUTPUT_FRACTION)), ELEMENT_BITS)
         with m.If(self._in(21)):
             m.d.sync += [
                 self.long.value.eq(Mux(self.beats[21].op == VectorOp.MLP, gained, other)),

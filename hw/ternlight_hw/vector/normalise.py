@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from amaranth import Cat, Module, Mux, Signal, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ternlight.ufloat import MANTISSA_BITS
 
 from ..layouts import WRITEBACK
+from .arithmetic import named
+from .beat import Pulse
 
 SUM_BITS = 48
 TOTAL = data.StructLayout({"target": WRITEBACK["target"].shape, "value": unsigned(SUM_BITS)})
@@ -24,7 +26,7 @@ class Normaliser(wiring.Component):
     Latency 3 cycles, one value per cycle.
 
     Attributes: latency.
-    Members: input: stream of TOTAL, always ready. output: stream of layouts.WRITEBACK, never stalled.
+    Members: input: TOTAL, in. output: layouts.WRITEBACK, out. Both are pulses.
     """
 
     latency = len(STEPS)
@@ -32,8 +34,8 @@ class Normaliser(wiring.Component):
     def __init__(self) -> None:
         super().__init__(
             {
-                "input": In(stream.Signature(TOTAL, always_ready=True)),
-                "output": Out(stream.Signature(WRITEBACK, always_ready=True)),
+                "input": In(Pulse(TOTAL)),
+                "output": Out(Pulse(WRITEBACK)),
             }
         )
 
@@ -43,8 +45,8 @@ class Normaliser(wiring.Component):
         for number, steps in enumerate(STEPS, 1):
             value, done = total.value, []
             for step in steps:
-                empty = ~value[-step:].any()
-                value = Mux(empty, value << step, value)[:SUM_BITS]
+                empty = named(m, ~value[-step:].any())
+                value = named(m, Mux(empty, value << step, value)[:SUM_BITS])
                 done = [empty, *done]
             next_valid = Signal(name=f"valid_{number}")
             next_total = Signal(TOTAL, name=f"total_{number}")

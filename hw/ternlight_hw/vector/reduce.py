@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from amaranth import Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ternlight.geometry import ELEMENT_BITS
-from ternlight.isa import WRITES_ENERGY, WRITES_PEAK, WRITES_POWER
+from ternlight.isa import WRITES_ENERGY, WRITES_PEAK, WRITES_POWER, VectorOp
 
 from ..layouts import WRITEBACK
-from .beat import BEAT, is_one_of
+from .beat import ROUTE, Pulse, is_one_of
 from .normalise import SUM_BITS, TOTAL, Normaliser
 
 ENERGY_BITS = 18
@@ -28,7 +28,7 @@ TERM = data.StructLayout(
 
 TAG = data.StructLayout(
     dict.fromkeys(("valid", "first", "last", "has_peak", "has_energy", "has_power"), 1)
-    | {name: BEAT[name].shape for name in ("peak", "energy", "power")}
+    | {name: ROUTE[name].shape for name in ("peak", "energy", "power")}
 )
 """The control that goes with terms."""
 
@@ -49,9 +49,9 @@ class Reduce(wiring.Component):
 
     Members
     -------
-    beat: the control of the elements (BEAT), in.
+    valid, op, route: the operation of the elements and their place in it, in.
     values: 24-bit elements; energies: 18 bits; powers: 16 bits; signed, in.
-    writeback: stream of layouts.WRITEBACK, never stalled, out.
+    writeback: pulses of layouts.WRITEBACK, out.
     busy: a beat or a reduction is here, out.
     """
 
@@ -62,11 +62,13 @@ class Reduce(wiring.Component):
         self.latency = 2 + ceil_log2(lanes) + Normaliser.latency
         super().__init__(
             {
-                "beat": In(BEAT),
+                "valid": In(1),
+                "op": In(VectorOp),
+                "route": In(ROUTE),
                 "values": In(data.ArrayLayout(signed(ELEMENT_BITS), lanes)),
                 "energies": In(data.ArrayLayout(signed(ENERGY_BITS), lanes)),
                 "powers": In(data.ArrayLayout(signed(POWER_BITS), lanes)),
-                "writeback": Out(stream.Signature(WRITEBACK, always_ready=True)),
+                "writeback": Out(Pulse(WRITEBACK)),
                 "busy": Out(1),
             }
         )
@@ -77,11 +79,11 @@ class Reduce(wiring.Component):
 
         tag = Signal(TAG)
         m.d.comb += [
-            tag.has_peak.eq(self.beat.valid & is_one_of(self.beat.op, WRITES_PEAK)),
-            tag.has_energy.eq(self.beat.valid & is_one_of(self.beat.op, WRITES_ENERGY)),
-            tag.has_power.eq(self.beat.valid & is_one_of(self.beat.op, WRITES_POWER)),
+            tag.has_peak.eq(self.valid & is_one_of(self.op, WRITES_PEAK)),
+            tag.has_energy.eq(self.valid & is_one_of(self.op, WRITES_ENERGY)),
+            tag.has_power.eq(self.valid & is_one_of(self.op, WRITES_POWER)),
             tag.valid.eq(tag.has_peak | tag.has_energy | tag.has_power),
-            *(tag[name].eq(self.beat[name]) for name in ("first", "last", "peak", "energy", "power")),
+            *(tag[name].eq(self.route[name]) for name in ("first", "last", "peak", "energy", "power")),
         ]
         started = tag.valid
         terms = [Signal(TERM, name=f"term_{lane}") for lane in range(self.lanes)]

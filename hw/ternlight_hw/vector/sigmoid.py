@@ -5,11 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ternlight.sigmoid import INPUT_FRACTION, OUTPUT_FRACTION, SEGMENT_BITS, SEGMENTS, TABLE
+
+from .beat import Pulse
 
 Z_BITS = 16
 MAGNITUDE_BITS = Z_BITS - 1
@@ -29,7 +31,7 @@ class Sigmoid(wiring.Component):
     Latency 5 cycles, one value per cycle; one multiplier of 10x8 bits.
 
     Attributes: latency.
-    Members: input: stream of ARGUMENT, always ready. output: stream of U0.15 (15 bits), never stalled.
+    Members: input: ARGUMENT, in. output: U0.15 (15 bits), out. Both are pulses.
     """
 
     latency = 5
@@ -37,8 +39,8 @@ class Sigmoid(wiring.Component):
     def __init__(self) -> None:
         super().__init__(
             {
-                "input": In(stream.Signature(ARGUMENT, always_ready=True)),
-                "output": Out(stream.Signature(unsigned(OUTPUT_FRACTION), always_ready=True)),
+                "input": In(Pulse(ARGUMENT)),
+                "output": Out(Pulse(unsigned(OUTPUT_FRACTION))),
             }
         )
 
@@ -54,7 +56,7 @@ class Sigmoid(wiring.Component):
         segment = table.read_port(domain="comb")
 
         valid = [self.input.valid, *(Signal(name=f"valid_{stage}") for stage in range(1, self.latency + 1))]
-        negative = [self.input.p.z[-1], *(Signal(name=f"negative_{stage}") for stage in range(1, self.latency))]
+        negative = [self.input.payload.z[-1], *(Signal(name=f"negative_{stage}") for stage in range(1, self.latency))]
         for stage, (before, after) in enumerate(pairwise(valid)):
             m.d.sync += after.eq(before)
             if stage + 1 < self.latency:
@@ -62,12 +64,12 @@ class Sigmoid(wiring.Component):
                     m.d.sync += negative[stage + 1].eq(negative[stage])
 
         # |z|, where -2**15 may count as 2**15 - 1: both saturate, or are the table's end.
-        z = self.input.p.z
-        magnitude, lift = Signal(MAGNITUDE_BITS), Signal.like(self.input.p.lift)
+        z = self.input.payload.z
+        magnitude, lift = Signal(MAGNITUDE_BITS), Signal.like(self.input.payload.lift)
         with m.If(valid[0]):
             m.d.sync += [
                 magnitude.eq(Mux(z[-1], Mux(z[:-1].any(), -z, (1 << MAGNITUDE_BITS) - 1), z)),
-                lift.eq(self.input.p.lift),
+                lift.eq(self.input.payload.lift),
             ]
 
         lifted, argument = Signal(MAGNITUDE_BITS + INPUT_FRACTION), Signal(MAGNITUDE_BITS)

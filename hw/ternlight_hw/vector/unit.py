@@ -15,7 +15,7 @@ from ternlight.isa import READS_RESULTS, VectorOp
 from ..layouts import WRITEBACK, activation_beat, element_beat, result_beat, vector_command
 from ..memory import ColumnMemory, LoadPort, ReadPort
 from .arithmetic import clamp
-from .beat import BEAT, ENTRY, LONG_EXIT, ROUNDED, SHORT_EXIT, WRITES_VECTOR, is_one_of
+from .beat import BEAT, ENTRY, LONG_EXIT, ROUNDED, ROUTE, SHORT_EXIT, WRITES_VECTOR, is_one_of
 from .issue import Issue
 from .lane import EXIT, FACTOR_BITS, Lane
 from .reduce import Reduce
@@ -104,7 +104,8 @@ class VectorUnit(wiring.Component):
 
         thawed = Signal()
         beats = [issue.beat, *(Signal(BEAT, name=f"beat_{stage}") for stage in range(1, LONG_EXIT + 1))]
-        advance = self._control(m, issue, beats, thawed)
+        routes = [issue.route, *(Signal(ROUTE, name=f"route_{stage}") for stage in range(1, LONG_EXIT + 1))]
+        advance = self._control(m, issue, beats, routes, thawed)
 
         m.d.comb += [
             source.en.eq(issue.beat.valid & advance),
@@ -127,21 +128,21 @@ class VectorUnit(wiring.Component):
             ]
 
         leaving = beats[LONG_EXIT].valid
-        exit_beat = Signal(BEAT)
         short = beats[SHORT_EXIT]
+        op, route = reduce.op, reduce.route
         m.d.comb += [
-            exit_beat.eq(Mux(leaving, beats[LONG_EXIT], short)),
-            exit_beat.valid.eq(Mux(leaving, beats[LONG_EXIT].produces, short.valid & ~short.long)),
-            target.addr.eq(exit_beat.target),
-            target.en.eq(exit_beat.valid & is_one_of(exit_beat.op, WRITES_VECTOR)),
-            states.write.address.eq(exit_beat.target),
-            states.write.enable.eq(exit_beat.valid & (exit_beat.op == VectorOp.STATE)),
-            reduce.beat.eq(exit_beat),
+            op.eq(Mux(leaving, beats[LONG_EXIT].op, short.op)),
+            route.eq(Mux(leaving, routes[LONG_EXIT], routes[SHORT_EXIT])),
+            reduce.valid.eq(Mux(leaving, routes[LONG_EXIT].produces, short.valid & ~short.long)),
+            target.addr.eq(route.target),
+            target.en.eq(reduce.valid & is_one_of(op, WRITES_VECTOR)),
+            states.write.address.eq(route.target),
+            states.write.enable.eq(reduce.valid & (op == VectorOp.STATE)),
         ]
         gain_words = data.View(data.ArrayLayout(signed(GAIN_BITS), geometry.vector), gains.read.data)
         state_words = data.View(data.ArrayLayout(signed(STATE_BITS), geometry.vector), states.read.data)
         new_states = data.View(data.ArrayLayout(signed(STATE_BITS), geometry.vector), states.write.data)
-        factor = self._factor(m, beats[ENTRY])
+        factor = self._factor(m, beats[ENTRY].op, routes[ENTRY])
         for index, lane in enumerate(lanes):
             m.submodules[f"lane_{index}"] = lane
             leaves = Signal(EXIT, name=f"exit_{index}")
@@ -165,14 +166,14 @@ class VectorUnit(wiring.Component):
         rounded = beats[ROUNDED]
         m.d.comb += [
             self.quantised.valid.eq(rounded.valid & (rounded.op == VectorOp.QUANT)),
-            self.quantised.p.buffer.eq(rounded.buffer),
+            self.quantised.p.buffer.eq(routes[ROUNDED].buffer),
             thawed.eq(~self.quantised.valid | self.quantised.ready),
             self.writeback.valid.eq(reduce.writeback.valid & thawed),
             self.writeback.payload.eq(reduce.writeback.payload),
         ]
         return EnableInserter(thawed)(m)
 
-    def _control(self, m, issue, beats, thawed):
+    def _control(self, m, issue, beats, routes, thawed):
         """Move the beats; returns whether the stages up to ENTRY move."""
         entry = beats[ENTRY]
         needs_result = is_one_of(entry.op, READS_RESULTS)
@@ -189,13 +190,13 @@ class VectorUnit(wiring.Component):
             if stage < ENTRY:
                 moves, valid = advance, before.valid
             elif stage == ENTRY:
-                moves, valid = Const(1), enters & ~before.header
+                moves, valid = Const(1), enters & ~routes[ENTRY].header
             else:
                 moves, valid = Const(1), before.valid & (before.long if stage >= SHORT_EXIT else 1)
             with m.If(moves):
-                m.d.sync += after.valid.eq(valid)
                 with m.If(before.valid):
-                    m.d.sync += [after[name].eq(before[name]) for name in BEAT.members if name != "valid"]
+                    m.d.sync += [after.eq(before), routes[stage + 1].eq(routes[stage])]
+                m.d.sync += after.valid.eq(valid)
 
         # Beats that will write after this cycle.
         to_write = [
@@ -213,10 +214,10 @@ class VectorUnit(wiring.Component):
         ]
         return advance
 
-    def _factor(self, m, entry):
+    def _factor(self, m, op, route):
         """The factor of a result in stage ENTRY: the mantissa, or for EMBED 2**exponent as its header said."""
-        power = Signal(FACTOR_BITS, init=1)
-        header = self.results.payload[0]
-        with m.If(entry.header & self.results.valid & self.results.ready):
-            m.d.sync += power.eq(1 << clamp(header, 0, EMBED_SHIFT_MAX)[: EMBED_SHIFT_MAX.bit_length()].as_unsigned())
-        return Mux(entry.op == VectorOp.EMBED, power, entry.mantissa)
+        power = Signal(FACTOR_BITS)
+        header = clamp(self.results.payload[0], 0, EMBED_SHIFT_MAX)[: EMBED_SHIFT_MAX.bit_length()]
+        with m.If(route.header & self.results.valid & self.results.ready):
+            m.d.sync += power.eq(1 << header)
+        return Mux(op == VectorOp.EMBED, power, route.mantissa)

@@ -51,7 +51,9 @@ def gumbel_of_bits(bits: Ints) -> Ints:
     # w with its leading one in bit 31, which the fields below leave out.
     fields = (w << octave) - (np.int64(1) << WORD_BITS - 1) >> WORD_BITS - 1 - SEGMENT_BITS - POSITION_BITS
     index = (upper << OCTAVE_BITS | octave) << SEGMENT_BITS | fields >> POSITION_BITS
-    return _BASE[index] + round_shift(_SLOPE[index] * (fields & (1 << POSITION_BITS) - 1), POSITION_BITS)
+    position = fields & (1 << POSITION_BITS) - 1
+    noise: Ints = _BASE[index] + round_shift(_SLOPE[index] * position, POSITION_BITS)
+    return noise
 
 
 def gumbel(seed: ArrayLike, position: ArrayLike, token: ArrayLike) -> Ints:
@@ -81,7 +83,8 @@ def sample(acc: Ints, scale: UFloat, top_k: int, seed: ArrayLike, position: Arra
     """
     acc = np.asarray(acc, np.int64)
     if top_k == 1:
-        return acc.argmax(axis=-1)
+        largest: Ints = acc.argmax(axis=-1)
+        return largest
     ids = candidates(acc, top_k)
     spread = UFloat(*(np.asarray(part, np.int64)[..., None] for part in scale))
     seed, position = (np.asarray(value, np.int64)[..., None] for value in (seed, position))

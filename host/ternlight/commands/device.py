@@ -1,0 +1,67 @@
+"""What the commands that use a device share: its arguments, its image, and how they show its slow steps."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..connect import SIMULATOR, open_device
+from ..device import Device
+from ..image import Image
+from ..link import DEFAULT_BAUD
+from ..sampling import Sampling
+from .progress import steps
+
+
+def add_device_arguments(parser: Any) -> None:
+    """--device and --baud."""
+    parser.add_argument(
+        "--device",
+        default=SIMULATOR,
+        metavar="URL",
+        help="serial port, socket://HOST:PORT, or sim: the simulated device (default)",
+    )
+    parser.add_argument(
+        "--baud", type=int, default=DEFAULT_BAUD, help="bits per second of a serial port (default: %(default)s)"
+    )
+
+
+def add_image_argument(parser: Any) -> None:
+    """--image."""
+    parser.add_argument("--image", type=Path, metavar="FILE", help="image (default: the one that ships with ternlight)")
+
+
+def add_sampling_arguments(parser: Any) -> None:
+    """--temperature, --top-k and --seed."""
+    default = Sampling()
+    parser.add_argument(
+        "--temperature", type=float, default=default.temperature, help="0 is greedy (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=default.top_k, metavar="K", help="0 for all tokens (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the sampling (default: %(default)s)")
+
+
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """The sampling that the arguments ask for; raises RequestError."""
+    return Sampling(temperature=args.temperature, top_k=args.top_k, seed=args.seed)
+
+
+def image_of(args: argparse.Namespace) -> Image:
+    """The image that the arguments name."""
+    return Image.default() if args.image is None else Image.load(args.image)
+
+
+@contextmanager
+def device_of(args: argparse.Namespace, image: Image | None) -> Iterator[Device]:
+    """The device that the arguments name, with the image loaded; slow steps are shown on standard error."""
+    with ExitStack() as stack:
+        with steps() as shown:
+            device = stack.enter_context(
+                open_device(args.device, image=image, baud=args.baud, status=shown.status, progress=shown.progress)
+            )
+        yield device

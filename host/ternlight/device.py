@@ -1,0 +1,345 @@
+"""The driver: a device behind any link, its image, its sessions and its counters."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .abi import (
+    ABI_VERSION,
+    CONTINUE_FLAG,
+    MAGIC,
+    RESULT_TEXT,
+    SESSION_WORDS,
+    TAG_SHIFT,
+    TOKEN_BITS,
+    TOKENS_PER_WORD,
+    Command,
+    Counter,
+    Finish,
+    Register,
+    Result,
+    SessionWord,
+    Status,
+    Window,
+    address,
+    window_address,
+)
+from .compiler import CompiledModel, compile_image
+from .errors import DeviceError, FitError, RequestError
+from .geometry import Geometry
+from .image import Image
+from .link.port import Port
+from .packets import Event
+from .sampling import Sampling, check_request, stop_words
+
+SILENCE_SECONDS = 2.0
+"""After so long without an event a session's record is read: events may be lost, records are not."""
+TAGS = 256
+
+Progress = Callable[[int, int], None]
+"""Called with the words sent and the words in all."""
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What a session has seen: its recurrent state, as a device of one vector width holds it.
+
+    identity: of the image; position: tokens seen; states: (words, V) int16.
+    """
+
+    identity: int
+    position: int
+    states: NDArray[np.int16]
+
+
+class SessionStatus(NamedTuple):
+    """The device's part of a session's record."""
+
+    running: bool
+    finish: Finish
+    generated: int
+    position: int
+
+
+class Device:
+    """A device of checked identity.
+
+    Parameters: port, an open Port. Raises DeviceError when what answers is no ternlight device of this ABI version.
+    Attributes: geometry; build_id; model, the compiled image once one is loaded.
+    """
+
+    def __init__(self, port: Port) -> None:
+        self.port = port
+        magic, abi_version, self.build_id = self._registers(Register.MAGIC, 3)
+        if magic != MAGIC:
+            raise DeviceError(f"this is no ternlight device: its magic is {magic:#010x}, not {MAGIC:#010x}")
+        if abi_version != ABI_VERSION:
+            raise DeviceError(
+                f"the device speaks ABI version {abi_version}, this host {ABI_VERSION}: "
+                "build the bitstream and install the host from the same release"
+            )
+        self.geometry = Geometry.from_words(self._registers(Register.GEOMETRY, len(Geometry().words())))
+        self.model: CompiledModel | None = None
+        self._events: dict[int, deque[Event]] = {slot: deque() for slot in range(self.geometry.slots)}
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the link; the device keeps its image and states."""
+        self.port.close()
+
+    @property
+    def image_id(self) -> int:
+        """The identity of the loaded image, 0 without one."""
+        return self._registers(Register.IMAGE_ID, 1)[0]
+
+    def load(self, image: Image, progress: Progress | None = None) -> bool:
+        """Compile and load an image, unless the device holds it already; returns whether it was sent.
+
+        Raises FitError when the model does not fit, and DeviceError while a session runs.
+        """
+        model = compile_image(image, self.geometry)
+        if self.image_id == model.identity:
+            self.model = model
+            return False
+        for slot in range(self.geometry.slots):
+            if self.session(slot).status().running:
+                raise DeviceError(f"session {slot} is running on another image: abort it first")
+        self._write_register(Register.IMAGE_ID, 0)
+        parts = [
+            (Window.PROGRAM, model.program_words()),
+            (Window.GAINS, model.gains.view("<u4")),
+            (Window.STORE, model.store),
+        ]
+        total, sent = sum(words.size for _, words in parts), 0
+        for window, words in parts:
+
+            def tell(done: int, _all: int, before: int = sent) -> None:
+                if progress is not None:
+                    progress(before + done, total)
+
+            self.port.write_window(window, 0, words.reshape(-1).tolist(), self.geometry, progress=tell)
+            sent += words.size
+        self._write_register(Register.VOCABULARY, model.vocabulary)
+        self._write_register(Register.STATE_STRIDE, model.state_stride)
+        self._write_register(Register.IMAGE_ID, model.identity)
+        self.model = model
+        return True
+
+    def session(self, slot: int = 0) -> Session:
+        """The session of a slot; raises RequestError for a slot that the device has not."""
+        if not 0 <= slot < self.geometry.slots:
+            raise RequestError(f"slot must be from 0 to {self.geometry.slots - 1}, not {slot}")
+        return Session(self, slot)
+
+    def counters(self) -> dict[Counter, int]:
+        """The performance counters since reset."""
+        words = self._registers(Register.COUNTERS, 2 * len(Counter))
+        return {counter: words[2 * counter] | words[2 * counter + 1] << 32 for counter in Counter}
+
+    def require_model(self) -> CompiledModel:
+        """The loaded model; raises DeviceError without one."""
+        if self.model is None:
+            raise DeviceError("no image is loaded: load one first")
+        return self.model
+
+    def command(self, command: Command, slot: int) -> None:
+        """Give a command; raises DeviceError with the device's reason when it refuses."""
+        self._write_register(Register.COMMAND, command | slot << 8)
+        result = Result(self._registers(Register.RESULT, 1)[0])
+        if result != Result.OK:
+            raise DeviceError(f"the device refused to {command.name.lower()} session {slot}: {RESULT_TEXT[result]}")
+
+    def next_event(self, slot: int, timeout: float) -> Event | None:
+        """The next event of a slot, waiting for it at most so long (seconds)."""
+        queue = self._events[slot]
+        if not queue:
+            for event in self.port.poll_events(timeout):
+                if event.slot in self._events:
+                    self._events[event.slot].append(event)
+        return queue.popleft() if queue else None
+
+    def drop_events(self, slot: int) -> None:
+        """Forget what is known of a slot's earlier requests."""
+        self._events[slot].clear()
+
+    def _registers(self, first: int, count: int) -> list[int]:
+        return self.port.read(address(Window.REGISTERS, first), count)
+
+    def _write_register(self, register: Register, value: int) -> None:
+        self.port.write(address(Window.REGISTERS, register), [value])
+
+
+class Session:
+    """One session slot of a device: a recurrent state, and one request at a time."""
+
+    def __init__(self, device: Device, slot: int) -> None:
+        self.device = device
+        self.slot = slot
+        self.finish = Finish.NONE
+        """Why the latest request ended."""
+        self._tag = int(time.monotonic_ns()) % TAGS
+
+    def status(self) -> SessionStatus:
+        """The session's progress, from its record."""
+        words = self._record(SessionWord.STATUS, SessionWord.POSITION + 1 - SessionWord.STATUS)
+        word, generated, position = words
+        return SessionStatus(word & 0xFF == Status.RUNNING, Finish(word >> 8 & 0xFF), generated, position)
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        *,
+        stop: Sequence[int] = (),
+        keep_state: bool = False,
+    ) -> Iterator[int]:
+        """Read the prompt, of any length, and yield the generated tokens as they come.
+
+        A stop token ends the request and is yielded as the last token. keep_state: the prompt continues what
+        the session has seen; its latest sampled token was not seen yet, so that it belongs at the prompt's start.
+        A caller that leaves early (or is interrupted) aborts the request. max_tokens = 0 only reads the prompt.
+        Raises RequestError for a request that does not fit, before anything is sent.
+        """
+        sampling = sampling or Sampling()
+        geometry = self.device.geometry
+        vocabulary = self.device.require_model().vocabulary
+        check_request(prompt, max_tokens, sampling, stop, vocabulary=vocabulary, geometry=geometry)
+        return self._generate(list(prompt), max_tokens, sampling, stop, keep_state)
+
+    def _generate(
+        self, prompt: list[int], max_tokens: int, sampling: Sampling, stop: Sequence[int], keep_state: bool
+    ) -> Iterator[int]:
+        part = self.device.geometry.prompt
+        done = False
+        try:
+            while len(prompt) > part:
+                self._start(prompt[:part], 0, sampling, (), keep_state)
+                yield from self._tokens()
+                prompt, keep_state = prompt[part:], True
+            self._start(prompt, max_tokens, sampling, stop, keep_state)
+            yield from self._tokens()
+            done = True
+        finally:
+            if not done:
+                self.abort()
+
+    def abort(self) -> None:
+        """End the running request, if any, after its current token."""
+        self.device.command(Command.ABORT, self.slot)
+        deadline = time.monotonic() + 10 * SILENCE_SECONDS
+        while self.status().running:
+            if time.monotonic() > deadline:
+                raise DeviceError(f"session {self.slot} does not end: reset the device")
+        self.device.drop_events(self.slot)
+
+    def save(self) -> SavedState:
+        """The state of a session that is not running."""
+        model, status = self.device.require_model(), self._idle_status("saved")
+        geometry = self.device.geometry
+        words = model.state_stride * geometry.gain_columns
+        read = self.device.port.read_window(Window.STATES, self.slot * words, words, geometry)
+        states = np.array(read, "<u4").view("<i2").reshape(model.state_stride, geometry.vector)
+        return SavedState(model.identity, status.position, states)
+
+    def restore(self, saved: SavedState) -> None:
+        """Put a saved state into the session; go on from it with keep_state. Raises FitError for another image's."""
+        model = self.device.require_model()
+        self._idle_status("restored")
+        geometry = self.device.geometry
+        if saved.identity != model.identity:
+            raise FitError(
+                f"the state is of image {saved.identity:08x}, but {model.identity:08x} is loaded: load that image"
+            )
+        expected = (model.state_stride, geometry.vector)
+        if saved.states.shape != expected:
+            raise FitError(f"the state has shape {saved.states.shape}, but this device holds {expected}")
+        words = np.ascontiguousarray(saved.states, "<i2").view("<u4").reshape(-1).tolist()
+        self.device.port.write_window(Window.STATES, self.slot * len(words), words, geometry)
+        self._write(SessionWord.POSITION, [saved.position])
+
+    def reset(self) -> None:
+        """Forget everything that the session has seen."""
+        self._idle_status("reset")
+        self._write(SessionWord.POSITION, [0])
+
+    def _idle_status(self, what: str) -> SessionStatus:
+        status = self.status()
+        if status.running:
+            raise DeviceError(f"session {self.slot} is running and cannot be {what}: abort it or wait for its end")
+        return status
+
+    def _start(
+        self, prompt: list[int], max_tokens: int, sampling: Sampling, stop: Sequence[int], keep_state: bool
+    ) -> None:
+        geometry = self.device.geometry
+        self._tag = (self._tag + 1) % TAGS
+        self.device.drop_events(self.slot)
+        padded = [*prompt, *[0] * (-len(prompt) % TOKENS_PER_WORD)]
+        words = [
+            sum(token << TOKEN_BITS * place for place, token in enumerate(padded[at : at + TOKENS_PER_WORD]))
+            for at in range(0, len(padded), TOKENS_PER_WORD)
+        ]
+        self.device.port.write_window(Window.PROMPTS, self.slot * (geometry.prompt // TOKENS_PER_WORD), words, geometry)
+        flags = (CONTINUE_FLAG if keep_state else 0) | self._tag << TAG_SHIFT
+        self._write(SessionWord.FLAGS, [flags, len(prompt), max_tokens, *sampling.words(), *stop_words(stop)])
+        self.device.command(Command.START, self.slot)
+
+    def _tokens(self) -> Iterator[int]:
+        """The tokens of the running request, in order and without gaps whatever events are lost."""
+        geometry = self.device.geometry
+        taken = credited = 0
+        while True:
+            event = self.device.next_event(self.slot, SILENCE_SECONDS)
+            if event is None:
+                status = self.status()
+                first, end, finish = taken, status.generated, Finish.NONE if status.running else status.finish
+                tokens: Sequence[int] = ()
+            elif event.tag != self._tag:
+                continue
+            else:
+                first, end, finish, tokens = event.first, event.first + len(event.tokens), event.finish, event.tokens
+            if first > taken or not tokens:
+                yield from self._ring(taken, end - len(tokens))
+                taken = max(taken, end - len(tokens))
+            for token in tokens[taken - first :]:
+                taken += 1
+                yield token
+            if finish != Finish.NONE and taken == end:
+                self.finish = finish
+                if finish == Finish.BAD_TOKEN:
+                    raise DeviceError("the device found a token beyond its vocabulary in the prompt")
+                return
+            if taken - credited >= geometry.ring // 4:
+                self._write(SessionWord.CREDIT, [taken])
+                credited = taken
+
+    def _ring(self, first: int, end: int) -> Iterator[int]:
+        """Tokens first..end of the running request, from the device's ring."""
+        geometry = self.device.geometry
+        base = self.slot * (geometry.ring // TOKENS_PER_WORD)
+        for index in range(first, end):
+            word, place = divmod(index % geometry.ring, TOKENS_PER_WORD)
+            (packed,) = self.device.port.read(address(Window.TOKENS, base + word), 1)
+            yield packed >> TOKEN_BITS * place & (1 << TOKEN_BITS) - 1
+
+    def _record(self, first: SessionWord, count: int) -> list[int]:
+        return self.device.port.read(self._record_address(first), count)
+
+    def _write(self, first: SessionWord, words: list[int]) -> None:
+        self.device.port.write(self._record_address(first), words)
+
+    def _record_address(self, word: SessionWord) -> int:
+        return window_address(Window.SESSIONS, self.slot * SESSION_WORDS + word, self.device.geometry)
