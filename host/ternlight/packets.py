@@ -13,17 +13,14 @@ from dataclasses import dataclass
 
 from cobs import cobs
 
-from .abi import EVENT_HEADER_WORDS, MAX_DATA_WORDS, TOKEN_BITS, TOKENS_PER_WORD, Finish, Kind, Op, Status
+from .abi import EVENT_HEADER_WORDS, MAX_DATA_WORDS, TOKEN_BITS, TOKENS_PER_WORD, Finish, Kind, Op
 from .geometry import ceil_div
 
 DELIMITER = b"\x00"
 SEQUENCES = 256
 WORD_BYTES = 4
-REQUEST_BYTES = 12
-"""A request without data: header, address and CRC."""
 RESPONSE_BYTES = 8
-FRAME_OVERHEAD = 2
-"""Bytes that COBS and the delimiter add: a packet is shorter than one block."""
+"""The shortest packet: header and CRC."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +45,23 @@ class Response:
 
 @dataclass(frozen=True)
 class Event:
-    """News of a session: tokens from number `first` of the request, and the state after them."""
+    """News of a session: tokens from number `first` of the request with this tag, and why it ended, if it did.
+
+    Events can be lost or repeated on a bad line: `first` shows it, and the device keeps its tokens until they are
+    credited.
+    """
 
     slot: int
-    status: Status
+    tag: int
     finish: Finish
     first: int
     tokens: tuple[int, ...]
 
     def words(self) -> tuple[int, ...]:
         """The words of the EVENT packet."""
-        packed = [
-            sum(token << TOKEN_BITS * place for place, token in enumerate(self.tokens[start : start + TOKENS_PER_WORD]))
-            for start in range(0, len(self.tokens), TOKENS_PER_WORD)
-        ]
-        return (self.slot | len(self.tokens) << 8 | self.status << 16 | self.finish << 24, self.first, *packed)
+        padded = [*self.tokens, 0]
+        packed = [padded[at] | padded[at + 1] << TOKEN_BITS for at in range(0, len(self.tokens), TOKENS_PER_WORD)]
+        return (self.slot | len(self.tokens) << 8 | self.tag << 16 | self.finish << 24, self.first, *packed)
 
     @classmethod
     def from_words(cls, words: Sequence[int]) -> Event | None:
@@ -70,19 +69,17 @@ class Event:
         if len(words) < EVENT_HEADER_WORDS:
             return None
         head, first, *packed = words
-        count = head >> 8 & 0xFF
-        if len(packed) != ceil_div(count, TOKENS_PER_WORD):
+        slot, count, tag, finish = head.to_bytes(WORD_BYTES, "little")
+        if len(packed) != ceil_div(count, TOKENS_PER_WORD) or finish not in Finish.__members__.values():
             return None
-        tokens = [word >> TOKEN_BITS * place & (1 << TOKEN_BITS) - 1 for word in packed for place in range(2)]
-        try:
-            return cls(head & 0xFF, Status(head >> 16 & 0xFF), Finish(head >> 24), first, tuple(tokens[:count]))
-        except ValueError:
-            return None
+        tokens = [half for word in packed for half in (word & 0xFFFF, word >> TOKEN_BITS)]
+        return cls(slot, tag, Finish(finish), first, tuple(tokens[:count]))
 
 
 def seal(packet: bytes) -> bytes:
     """The frame of a packet: CRC, COBS and delimiter added."""
-    return cobs.encode(packet + struct.pack("<I", zlib.crc32(packet))) + DELIMITER
+    coded: bytes = cobs.encode(packet + struct.pack("<I", zlib.crc32(packet)))
+    return coded + DELIMITER
 
 
 def unseal(frame: bytes) -> bytes | None:

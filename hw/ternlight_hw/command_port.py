@@ -73,8 +73,11 @@ class RequestExecutor(wiring.Component):
     * ERROR tells the first address that the bus refused: the words of a WRITE before it were written, those after it
       are not. A READ of more than MAX_DATA_WORDS and an unknown op are answered by ERROR with the request's address.
 
-    After reset sequence 0 is expected. Throughput: a word per bus acknowledgement, back to back; beside that 5 cycles
-    per request, and the answer's words at the pace of `answer`. `bus` is idle between requests.
+    After reset everything is answered by NAK until the first SYNC: the requests of a host that has not noticed the
+    reset must not pass for repeated ones.
+
+    Throughput: a word per bus acknowledgement, back to back; beside that at most 5 cycles per request, and the answer
+    at the pace of `answer`. `bus` is idle between requests.
 
     Parameters: columns, words per row of each window.
     Members: request (In, stream of REQUEST_WORD), answer (Out, stream of PACKET_WORD), bus (Out, HostBus).
@@ -102,7 +105,9 @@ class RequestExecutor(wiring.Component):
         word = request.payload.word
         header, reply = Signal(HEADER), Signal(HEADER)
         expected = Signal(8)
+        synchronised = Signal()
         distance = Signal(8)  # from the expected sequence to the request's, modulo 256
+        ahead = Signal()  # to be refused
         fresh = Signal()  # the words of this WRITE go to the bus
         outcome = Signal(FAILURE)
         address = Signal(WORD_BITS)
@@ -134,16 +139,21 @@ class RequestExecutor(wiring.Component):
             with m.State("ADDRESS"):
                 # The receiver has the whole request: there is nothing to wait for.
                 m.d.comb += request.ready.eq(1)
-                m.d.sync += [address.eq(word), index.eq(0), fresh.eq(distance == 0)]
+                m.d.sync += [
+                    address.eq(word),
+                    index.eq(0),
+                    fresh.eq(synchronised & (distance == 0)),
+                    ahead.eq(~synchronised | ((distance != 0) & (distance <= AHEAD_MAX))),
+                ]
                 m.next = "DECIDE"
             with m.State("DECIDE"):
                 with m.If(fresh):
                     m.d.sync += expected.eq(expected + 1)
                 m.d.sync += outcome.eq(0)
                 with m.If(header.kind == Op.SYNC):
-                    m.d.sync += [expected.eq(header.sequence + 1), *reply_with(Kind.ACK, 0)]
+                    m.d.sync += [expected.eq(header.sequence + 1), synchronised.eq(1), *reply_with(Kind.ACK, 0)]
                     m.next = "REPLY"
-                with m.Elif((distance != 0) & (distance <= AHEAD_MAX)):
+                with m.Elif(ahead):
                     m.d.sync += reply_with(Kind.NAK, 0, expected)
                     m.next = "REPLY"
                     with m.If((header.kind == Op.WRITE) & (header.count != 0)):

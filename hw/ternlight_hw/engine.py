@@ -43,8 +43,8 @@ class Engine(wiring.Component):
 
     Members
     -------
-    command: In(stream of engine_command). chunks, groups and beats are at least 1. MATVEC: chunks * inputs is at most
-        a buffer, and of the result beats only some of the last group's may be missing
+    command: In(stream of engine_command). chunks and beats are at least 1. MATVEC: chunks * inputs is at most
+        a buffer, groups is at least 1, and of the result beats only some of the last group's may be missing
         (groups = ceil(beats * vector / rows)). EMBED: chunks = ceil(beats / embedding_beats).
     claim: In(ClaimPort), before the MATVEC command that will use the buffer, and before its beats.
     free: Out(2), bit k set while buffer k can be claimed.
@@ -118,13 +118,18 @@ class Engine(wiring.Component):
             ]
             queues.append(queue)
 
-        # A command enters all queues in one cycle, or none; an embedding row has no chunks.
         words_queue, chunks_queue, operations_queue = queues
+        embed = self.command.payload.op == EngineOp.EMBED
+        # An embedding row is one group of words, and needs no chunks of activations.
+        with m.If(embed):
+            m.d.comb += data.View(store.requests.payload.shape(), words_queue.w_data).groups.eq(1)
+
+        # A command enters all its queues in one cycle, or none.
         taken = self.command.valid & self.command.ready
         m.d.comb += [
             self.command.ready.eq(words_queue.w_rdy & chunks_queue.w_rdy & operations_queue.w_rdy),
             words_queue.w_en.eq(taken),
-            chunks_queue.w_en.eq(taken & (self.command.payload.op == EngineOp.MATVEC)),
+            chunks_queue.w_en.eq(taken & ~embed),
             operations_queue.w_en.eq(taken),
         ]
 

@@ -131,8 +131,8 @@ class ScalarUnit(wiring.Component):
                         aligned.big.eq(Mux(swap, b.mantissa, a.mantissa)),
                         aligned.small.eq(Mux(swap, a.mantissa, b.mantissa)),
                         aligned.exponent.eq(Mux(swap, b.exponent, a.exponent)),
-                        # An operand that is zero may seem to be the one of the larger exponent.
-                        aligned.distance.eq(Mux((distance < 0) | (distance > MANTISSA_BITS), MANTISSA_BITS, distance)),
+                        # Negative only if the operand to shift is zero.
+                        aligned.distance.eq(Mux(distance > MANTISSA_BITS, MANTISSA_BITS, distance)),
                         aligned.zero.eq(0),
                     ]
                 with m.Case(ScalarOp.MUL):

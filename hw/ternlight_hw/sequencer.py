@@ -66,8 +66,11 @@ class Sequencer(wiring.Component):
     """Issues the instructions of a token; a scoreboard has one bit per scalar register.
 
     An instruction is issued when its unit accepts it, the registers that it reads hold their values, and those that it
-    writes are not awaited; operands are read at issue. One instruction per cycle at most, two cycles after the job is
-    taken at the earliest. A job is done when its program reached END (or HEAD, without `head`) and all units are idle.
+    writes are not awaited; operands are read at issue. A job is done when its program reached END (or HEAD, without
+    `head`), all units are idle and all registers hold their values.
+
+    Latency: the first instruction is offered 3 cycles after the job's transfer; the engine's EMBED waits one cycle
+    more for its address. Throughput: one instruction per cycle; the next job is taken in the cycle after `done`.
 
     Parameters: geometry.
     Members:
@@ -96,7 +99,7 @@ class Sequencer(wiring.Component):
                 "free": In(2),
                 "vector_result": In(stream.Signature(WRITEBACK)),
                 "scalar_result": In(stream.Signature(WRITEBACK)),
-                "sampled": In(stream.Signature(unsigned(CONTROL_FIELDS["vocabulary"]))),
+                "sampled": In(stream.Signature(unsigned(TOKEN_BITS))),
                 "engine_idle": In(1),
                 "vector_idle": In(1),
                 "running": Out(1),

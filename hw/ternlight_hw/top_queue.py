@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-from amaranth import Cat, Module, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -70,24 +68,13 @@ class TopQueue(wiring.Component):
                 for used, entry in zip(in_use, entries, strict=True)
             )
         )
+        for place, entry in enumerate(entries):
+            # One select and one enable for all bits of a place: a look-up table a bit.
+            follows = self.shift | moves[place - 1] if place else self.shift
+            before = entries[place - 1] if place else layout.const({})
+            with m.If(self.shift | (self.candidate.valid & moves[place])):
+                m.d.sync += entry.eq(Mux(follows, before, arriving))
         with m.If(self.clear):
             for place, entry in enumerate(entries):
-                m.d.sync += [
-                    entry.valid.eq(0),
-                    in_use[place].eq(self.keep >= self.depth - place),
-                ]
-        with m.Elif(self.candidate.valid):
-            for place, entry in enumerate(entries):
-                with m.If(moves[place]):
-                    if place == 0:
-                        m.d.sync += entry.eq(arriving)
-                    else:
-                        with m.If(moves[place - 1]):
-                            m.d.sync += entry.eq(entries[place - 1])
-                        with m.Else():
-                            m.d.sync += entry.eq(arriving)
-        with m.Elif(self.shift):
-            m.d.sync += entries[0].valid.eq(0)
-            for before, entry in pairwise(entries):
-                m.d.sync += entry.eq(before)
+                m.d.sync += [entry.valid.eq(0), in_use[place].eq(self.keep >= self.depth - place)]
         return m

@@ -24,8 +24,8 @@ class UartReceiver(wiring.Component):
 
     The line passes two flip-flops, a start bit is checked in its middle, and every bit is sampled once, in its middle.
     Each byte finds its own start edge, so bytes may follow each other without a gap and errors of the sender's clock
-    do not add up: 4 % are tolerated from 16 cycles per bit up. A byte whose stop bit is 0 is dropped, and so is what follows until
-    the line is idle (1) again.
+    do not add up: 4 % are tolerated from 16 cycles per bit up. A byte whose stop bit is 0 is dropped, and so is what
+    follows until the line is idle (1) again.
 
     Latency: the byte appears for one cycle, 3 cycles after the middle of its stop bit. A line cannot wait:
     `ready` is not looked at, and a byte that the consumer does not take in that cycle is lost.

@@ -69,7 +69,7 @@ def simulate(component: Any, test_file: str, *, bench: str, parameters: dict[str
                         sources=[build / "dut.v"],
                         hdl_toplevel="dut",
                         build_dir=build,
-                        build_args=[*BUILD_ARGS, "-CFLAGS", "-O1"],
+                        build_args=BUILD_ARGS,
                         log_file=build / "build.log",
                         timescale=("1ns", "1ps"),
                     )

@@ -121,7 +121,7 @@ public:
 
     uint64_t cycles() const { return m_cycle; }
     bool input_empty() const { return m_sent == m_input.size(); }
-    bool idle() const { return input_empty() && m_cycle - m_busy_at >= QUIET_CYCLES; }
+    bool idle() const { return m_cycle - m_busy_at >= QUIET_CYCLES && input_empty(); }
 
     // Gives the device bytes when it has taken the ones before.
     void feed(std::string_view bytes) {
@@ -129,8 +129,9 @@ public:
         m_sent = 0;
     }
 
+    // Stops early in the very cycle in which the device becomes idle, so that its cycle count is reproducible.
     void run(uint64_t cycles) {
-        for (const uint64_t end = m_cycle + cycles; m_cycle != end; ++m_cycle) {
+        for (const uint64_t end = m_cycle + cycles; m_cycle != end && !idle(); ++m_cycle) {
             if (m_bit_left == 0) drive();
             --m_bit_left;
             m_top.clk = 1;

@@ -53,12 +53,14 @@ class DevicePort:
     """Executes requests on a bus as the gateware does: the same answers to the same bytes, in no time.
 
     columns: words per row of each window; a window that is not named has rows of one word.
+    Until the first SYNC everything is answered by NAK.
     """
 
     def __init__(self, columns: Mapping[Window, int], bus: Bus) -> None:
         self.columns = dict(columns)
         self.bus = bus
         self.expected = 0
+        self.synchronised = False
         self._splitter = FrameSplitter()
         self._refused: dict[int, int | None] = {}  # of the WRITE with a sequence: the word that was refused
 
@@ -73,9 +75,10 @@ class DevicePort:
             return Response(Kind.NAK, self.expected)
         if request.op == Op.SYNC:
             self.expected = (request.sequence + 1) % SEQUENCES
+            self.synchronised = True
             return Response(Kind.ACK, request.sequence)
         ahead = (request.sequence - self.expected) % SEQUENCES
-        if 0 < ahead <= AHEAD_MAX:
+        if 0 < ahead <= AHEAD_MAX or not self.synchronised:
             return Response(Kind.NAK, self.expected)
         fresh = ahead == 0
         if fresh:

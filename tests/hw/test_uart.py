@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cocotb
 import pytest
 from amaranth import Module
@@ -146,19 +148,24 @@ async def bench_loop(dut):
         await FallingEdge(dut.clk)
     assert [byte for _, byte in received] == data
     times = [at for at, _ in received]
-    assert {after - before for before, after in zip(times, times[1:], strict=False)} == {FRAME_BITS * divisor}
+    assert {after - before for before, after in pairwise(times)} == {FRAME_BITS * divisor}
 
 
 @pytest.mark.parametrize("divisor", [3, 4, 7])
 def test_transmitter(divisor):
     simulate(
-        UartTransmitter(divisor=divisor), __file__, bench="bench_transmitter", parameters={"divisor": divisor, "seed": 1}
+        UartTransmitter(divisor=divisor),
+        __file__,
+        bench="bench_transmitter",
+        parameters={"divisor": divisor, "seed": 1},
     )
 
 
 @pytest.mark.parametrize("divisor", [3, 4, 9])
 def test_receiver(divisor):
-    simulate(UartReceiver(divisor=divisor), __file__, bench="bench_receiver", parameters={"divisor": divisor, "seed": 2})
+    simulate(
+        UartReceiver(divisor=divisor), __file__, bench="bench_receiver", parameters={"divisor": divisor, "seed": 2}
+    )
 
 
 def test_receiver_tolerance():

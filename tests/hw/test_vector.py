@@ -268,10 +268,7 @@ async def bench_program(dut):
     lanes, accumulator, count, stall = (parameters()[name] for name in ("lanes", "accumulator", "count", "stall"))
     random = rng()
     program = Program(random, lanes, accumulator)
-    model = program.model
-    initial = Model(random, lanes)
-    initial.gains, initial.states = model.gains.copy(), model.states.copy()
-    await reset(dut, initial)
+    await reset(dut, program.model)
     for _ in range(count):
         program.random_command(VectorOp(int(random.integers(len(VectorOp)))))
     for word in range(VECTOR_WORDS):
@@ -285,24 +282,25 @@ async def bench_program(dut):
         cocotb.start_soon(command.send(program.commands)),
         cocotb.start_soon(results.send(program.results)),
     ]
-    q = cocotb.start_soon(quantised.receive(len(program.quantised)))
-    w = cocotb.start_soon(writeback.receive(len(program.writebacks)))
+    activations = cocotb.start_soon(quantised.receive(len(program.quantised)))
+    reductions = cocotb.start_soon(writeback.receive(len(program.writebacks)))
     for driver in drivers:
         await with_timeout(driver, 20, "ms")
-    assert await with_timeout(q, 1, "ms") == program.quantised
-    got = await with_timeout(w, 1, "ms")
-    assert got == program.writebacks
+    assert await with_timeout(activations, 1, "ms") == program.quantised
+    assert await with_timeout(reductions, 1, "ms") == program.writebacks
     await with_timeout(cocotb.start_soon(idle(dut)), 1, "us")
-    assert await read_states(dut) == [pack(word, 16) for word in model.states]
+    assert await read_states(dut) == [pack(word, 16) for word in program.model.states]
 
 
-@pytest.mark.parametrize(("lanes", "accumulator", "stall"), [(2, 20, 0.0), (4, 24, 0.3), (8, 18, 0.1)])
-def test_program(lanes, accumulator, stall):
+@pytest.mark.parametrize(
+    ("lanes", "accumulator", "count", "stall"), [(2, 20, 1000, 0.0), (4, 24, 600, 0.3), (8, 18, 400, 0.1)]
+)
+def test_program(lanes, accumulator, count, stall):
     simulate(
         VectorUnit(geometry(lanes, accumulator)),
         __file__,
         bench="bench_program",
-        parameters={"lanes": lanes, "accumulator": accumulator, "count": 1000, "stall": stall, "seed": lanes},
+        parameters={"lanes": lanes, "accumulator": accumulator, "count": count, "stall": stall, "seed": lanes},
     )
 
 

@@ -178,6 +178,8 @@ def test_candidates_keep_the_first_of_equals():
     acc = np.array([5, 7, 5, 7, 5, 9])
     assert candidates(acc, 4).tolist() == [0, 1, 3, 5]
     assert candidates(acc, 5).tolist() == [0, 1, 2, 3, 5]
+    ties = np.random.default_rng(6).integers(0, 3, 500)
+    assert candidates(ties, 300).tolist() == sorted(sorted(range(500), key=lambda token: (-ties[token], token))[:300])
     for all_of_them in (0, 6, 60):
         assert candidates(acc, all_of_them).tolist() == list(range(6))
 

@@ -33,7 +33,7 @@ TIMEOUT = 10.0
 
 
 class StandIn(wiring.Component):
-    """Answers byte n, called b, after b * THINKING_CYCLES silent cycles with b + the sum of all before + byte n - DEPTH."""
+    """Answers a byte b, after b * THINKING_CYCLES silent cycles, with b + sum of all before + the DEPTH-th before."""
 
     def __init__(self, *, divisor: int) -> None:
         self.divisor = divisor

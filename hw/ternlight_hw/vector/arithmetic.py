@@ -23,7 +23,7 @@ def clamp(value: Value, low: int, high: int) -> Value:
 
 
 def saturate(value: Value, bits: int) -> Value:
-    """The nearest signed integer of so many bits."""
+    """The nearest signed integer of so many bits; of a signal, as it is used several times."""
     if len(value) <= bits:
         return value
     above, limit = value[bits - 1 :], 1 << (bits - 1)

@@ -46,9 +46,9 @@ class VectorUnit(wiring.Component):
     in the cycle of the last of them at the earliest.
 
     A write is visible to commands that are accepted in its cycle or later; without a fence, an operation may read
-    what was there before the operations in flight. STATE's f must be 16 bits; EMBED's row and gains below
-    2**15 are what the engine and the compiler give; `beats` is at least 1, for EMBED (with its header) and MLP 2, and
-    for MLP even. Sums are exact up to 2**13 elements. fraction is at most 11, for RESID 23.
+    what was there before the operations in flight. `beats` counts input beats and is at least 1; at least 2 for EMBED,
+    whose rows are signed bytes, and even for MLP. `fraction` is at most 11, except for RESID. Sums are exact up to
+    2**13 elements.
 
     Parameters
     ----------
@@ -171,6 +171,7 @@ class VectorUnit(wiring.Component):
             self.writeback.valid.eq(reduce.writeback.valid & thawed),
             self.writeback.payload.eq(reduce.writeback.payload),
         ]
+        # Folds away where the receiver is always ready.
         return EnableInserter(thawed)(m)
 
     def _control(self, m, issue, beats, routes, thawed):
@@ -179,9 +180,14 @@ class VectorUnit(wiring.Component):
         needs_result = is_one_of(entry.op, READS_RESULTS)
         blocked, enters, advance = Signal(), Signal(), Signal()
         # A long operation must leave two cycles before a short one behind it: its reductions take so long.
-        ahead = range(ENTRY + 1, LONG_EXIT - SHORT_EXIT + ENTRY + 2)
+        # Counted rather than looked up in the stages: this is on the path to every enable up to ENTRY.
+        hold = Signal(range(self.long_latency - self.short_latency + 2))
+        with m.If(enters & entry.long):
+            m.d.sync += hold.eq(self.long_latency - self.short_latency + 1)
+        with m.Elif(hold != 0):
+            m.d.sync += hold.eq(hold - 1)
         m.d.comb += [
-            blocked.eq(~entry.long & any_of(beats[stage].valid & beats[stage].long for stage in ahead)),
+            blocked.eq(~entry.long & (hold != 0)),
             enters.eq(entry.valid & ~blocked & (~needs_result | self.results.valid)),
             advance.eq(~entry.valid | enters),
             self.results.ready.eq(entry.valid & ~blocked & needs_result & thawed),

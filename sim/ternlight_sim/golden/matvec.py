@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,8 +13,10 @@ FLOAT32_EXACT = 1 << 24
 """Integers up to this magnitude, and so their sums in any order, are exact in single precision."""
 
 
-def matvec(trits: NDArray[np.int8], q: Ints, *, bits: int | None = None) -> Ints:
+def matvec(trits: NDArray[Any], q: Ints, *, bits: int | None = None) -> Ints:
     """T q for trits (rows, inputs) and signed bytes q (..., inputs), as (..., rows).
+
+    Trits may come as float32, which saves their conversion at each call.
 
     bits: width of the accumulator that must hold the sum after every input, in whatever order they come;
     raises OverflowError when the values allow a sum outside it.
@@ -21,7 +25,7 @@ def matvec(trits: NDArray[np.int8], q: Ints, *, bits: int | None = None) -> Ints
         raise ValueError(f"activations must be from -128 to 127, not {q.min()} to {q.max()}")
     # |T| |q| bounds each partial sum; 128 per input bounds that.
     exact = np.float32 if 128 * trits.shape[1] <= FLOAT32_EXACT else np.float64
-    weights, activations = trits.astype(exact), q.astype(exact)
+    weights, activations = trits.astype(exact, copy=False), q.astype(exact)
     product = (activations @ weights.T).astype(np.int64)
     if bits is not None:
         limit = 1 << bits - 1
