@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from ternlight.abi import MAX_DATA_WORDS, RECEIVE_BYTES, WINDOW_SHIFT, Kind, Op, Window, column_bits
 
 from .bus import HostBus
-from .cobs import CobsDecoder, CobsEncoder
+from .cobs import PACKET_BYTE, CobsDecoder, CobsEncoder
 from .packets import (
     HEADER,
     PACKET_WORD,
@@ -22,6 +22,7 @@ from .packets import (
     PacketMultiplexer,
     PacketTransmitter,
     RequestReceiver,
+    StreamRegister,
 )
 from .uart import UartReceiver, UartTransmitter
 
@@ -137,7 +138,7 @@ class RequestExecutor(wiring.Component):
                         m.d.sync += reply_with(Kind.NAK, 0, expected)
                         m.next = "REPLY"
             with m.State("ADDRESS"):
-                # The receiver has the whole request: there is nothing to wait for.
+                # The receiver has the whole request and passes it on without gaps: there is nothing to wait for.
                 m.d.comb += request.ready.eq(1)
                 m.d.sync += [
                     address.eq(word),
@@ -206,7 +207,11 @@ class RequestExecutor(wiring.Component):
                     with m.If(reply.kind == Kind.NAK):
                         m.next = "REPLY"
             with m.State("WRITTEN"):
-                m.d.comb += [remember.en.eq(1), remember.data.eq(outcome)]
+                m.d.comb += [
+                    remember.en.eq(1),
+                    remember.data.index.eq(outcome.index),
+                    remember.data.failed.eq(reply.kind == Kind.ERROR),
+                ]
                 m.next = "REPLY"
                 with m.If(reply.kind == Kind.ERROR):
                     m.next = "REFUSE"
@@ -286,15 +291,23 @@ class CommandPort(wiring.Component):
         m.submodules.transmitter = transmitter = PacketTransmitter()
         m.submodules.encoder = encoder = CobsEncoder()
         connect(m, flipped(self.rx), received.w_stream)
-        connect(m, received.r_stream, decoder.frame)
+        m.submodules.coded = coded = StreamRegister(shape=unsigned(8))
+        m.submodules.words = words = StreamRegister(shape=REQUEST_WORD)
+        m.submodules.packets = packets = StreamRegister(shape=PACKET_WORD)
+        m.submodules.bytes = bytes_ = StreamRegister(shape=PACKET_BYTE)
+        connect(m, received.r_stream, coded.source)
+        connect(m, coded.sink, decoder.frame)
         connect(m, decoder.packet, receiver.frame)
-        connect(m, receiver.request, executor.request)
+        connect(m, receiver.request, words.source)
+        connect(m, words.sink, executor.request)
         connect(m, executor.bus, flipped(self.bus))
         connect(m, flipped(self.events), event_buffer.event)
         connect(m, executor.answer, multiplexer.first)
         connect(m, event_buffer.packet, multiplexer.second)
-        connect(m, multiplexer.packet, transmitter.packet)
-        connect(m, transmitter.data, encoder.packet)
+        connect(m, multiplexer.packet, packets.source)
+        connect(m, packets.sink, transmitter.packet)
+        connect(m, transmitter.data, bytes_.source)
+        connect(m, bytes_.sink, encoder.packet)
         connect(m, encoder.frame, flipped(self.tx))
         return m
 

@@ -23,7 +23,7 @@ class Sampler(wiring.Component):
     the lanes that pass take a cycle each, to enter the queue; then the queue's entries are scored, unless top_k is 1
     (greedy). With top_k = 0 every token is scored as it comes.
 
-    Throughput: a beat takes max(1, lanes that pass) cycles. The threshold is that of two passed lanes ago, so
+    Throughput: a beat takes max(1, lanes that pass) cycles. The threshold is that of three passed lanes ago, so
     a lane may pass in vain; it never stays out wrongly.
 
     Latency, from the command's transfer to a valid token, when beats are always there: `overhead(top_k)` cycles and
@@ -54,7 +54,7 @@ class Sampler(wiring.Component):
     @staticmethod
     def overhead(top_k: int) -> int:
         """Cycles of a command besides those of its beats."""
-        collect = 3
+        collect = 4
         if top_k == 1:
             return collect
         return collect + top_k + Scorer.latency
@@ -141,15 +141,18 @@ class Sampler(wiring.Component):
             with m.State("COLLECT"):
                 m.d.comb += self.logits.ready.eq((beats != 0) & (rest == 0))
                 with m.If((beats == 0) & ~pending.any()):
-                    # The last candidate enters the queue, or the scorer, in this cycle.
-                    with m.If(command.top_k == 1):
-                        m.next = "TOKEN"
-                    with m.Elif(take_all):
-                        m.d.sync += countdown.eq(Scorer.latency - 1)
-                        m.next = "SETTLE"
-                    with m.Else():
-                        m.d.sync += countdown.eq(command.top_k - 1)
-                        m.next = "SCORE"
+                    m.next = "LAST"
+
+            with m.State("LAST"):
+                # The last candidate moves into the queue in this cycle.
+                with m.If(command.top_k == 1):
+                    m.next = "TOKEN"
+                with m.Elif(take_all):
+                    m.d.sync += countdown.eq(Scorer.latency - 1)
+                    m.next = "SETTLE"
+                with m.Else():
+                    m.d.sync += countdown.eq(command.top_k - 1)
+                    m.next = "SCORE"
 
             with m.State("SCORE"):
                 m.d.comb += [

@@ -99,7 +99,7 @@ class Sequencer(wiring.Component):
                 "free": In(2),
                 "vector_result": In(stream.Signature(WRITEBACK)),
                 "scalar_result": In(stream.Signature(WRITEBACK)),
-                "sampled": In(stream.Signature(unsigned(TOKEN_BITS))),
+                "sampled": In(stream.Signature(unsigned(CONTROL_FIELDS["vocabulary"]))),
                 "engine_idle": In(1),
                 "vector_idle": In(1),
                 "running": Out(1),

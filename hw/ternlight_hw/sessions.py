@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from ternlight.abi import (
@@ -26,13 +26,14 @@ from ternlight.abi import (
 )
 from ternlight.geometry import Geometry
 
+from .event_teller import EventTeller
 from .packets import PACKET_WORD
 from .sequencer import TOKEN_DONE, TOKEN_JOB
 
 COMMAND = data.StructLayout({"op": 8, "slot": 8})
 
 _STATUS = data.StructLayout({"status": 8, "finish": 8, "consumed": 16})
-_EVENT_HEADER = data.StructLayout({"slot": 8, "count": 8, "tag": 8, "finish": 8})
+_WORD_BITS = ceil_log2(SESSION_WORDS)
 
 
 class Task(enum.Enum):
@@ -47,7 +48,7 @@ class Task(enum.Enum):
 class SessionBus(wiring.Signature):
     """One word of a session window: held until `ack`, one cycle; `read_data` is valid with `ack`.
 
-    offset: the word within the window. Reads of PROMPTS and writes of TOKENS are acknowledged without effect.
+    offset: the word within the window. Writes of TOKENS are acknowledged without effect.
     """
 
     def __init__(self, *, offset_bits: int) -> None:
@@ -64,31 +65,62 @@ class SessionBus(wiring.Signature):
         )
 
 
+class _Record:
+    """The working copy of the record of `slot`, a word at a time in its own register."""
+
+    def __init__(self, slot_bits: int) -> None:
+        self.slot = Signal(slot_bits)
+        self.flags, self.prompt_count, self.max_tokens = Signal(32), Signal(32), Signal(32)
+        self.inverse_temperature, self.top_k, self.seed = Signal(32), Signal(32), Signal(32)
+        self.stops = [Signal(32, name=f"stop_{index}") for index in range(STOP_TOKENS)]
+        self.credit, self.status, self.generated = Signal(32), Signal(_STATUS), Signal(32)
+        self.position, self.last_token, self.reported = Signal(32), Signal(32), Signal(32)
+        named = {word: getattr(self, word.name.lower()) for word in SessionWord if word != SessionWord.STOP}
+        stops = {SessionWord.STOP + index: stop for index, stop in enumerate(self.stops)}
+        self.words = [word for _, word in sorted((named | stops).items())]
+
+    def of(self, mask):
+        """The slot's bit of a mask of slots."""
+        return mask.bit_select(self.slot, 1)
+
+
+def _next_after(m, mask, latest):
+    """A fair choice: the first slot of the mask after the latest one, in a ring."""
+    chosen = Signal.like(latest)
+    for beyond in (False, True):
+        for slot in reversed(range(len(mask))):
+            with m.If(mask[slot] & ((latest < slot) if beyond else 1)):
+                m.d.comb += chosen.eq(slot)
+    return chosen
+
+
 class Sessions(wiring.Component):
     """Runs the sessions token by token, in turn.
 
     One state machine does one task at a time on one record: it starts or aborts a session, gives the next token of a
-    session to the sequencer, files what came back, tells the host of new tokens, or serves a word to the bus. A task
-    takes some 20 to 30 cycles, most of them while the sequencer works.
+    session to the sequencer, files what came back, tells the host of new tokens, or serves a word to the bus (every
+    other turn, if it wants). A task takes some 20 to 30 cycles, an event 2 more per token, a word of the bus 3; most
+    of them pass while the sequencer works.
 
-    A session waits while its ring is full of tokens that the host has not taken (SessionWord.CREDIT).
+    A session waits while its ring is full of tokens that the host has not taken (SessionWord.CREDIT). Writing FLAGS
+    of a slot opens a request: what events have not told of the one before is dropped, as the new tag is not its own.
+    START finds the request in the record, and forgets the credit and counts of the one before.
 
     Parameters: geometry.
     Members:
         bus: In SessionBus.
-        command: In stream of COMMAND; result: Out(8), abi.Result of the latest command, valid when it was taken.
+        command: In stream of COMMAND; result: Out(8), abi.Result of the latest command, from the cycle after it was
+        taken.
         image: In(1), an image is loaded; vocabulary: In(17); state_stride: In(16).
         job: Out stream of TOKEN_JOB; done: In stream of TOKEN_DONE.
-        events: Out stream of PACKET_WORD.
+        events: Out stream of PACKET_WORD. An event begins when `ready` is set, and then everything waits for its end.
         active: Out(1), a session runs or an event is pending; blocked: Out(1), all running sessions wait for the host.
     """
 
     def __init__(self, *, geometry: Geometry) -> None:
         self.geometry = geometry
         self.slot_bits = max(1, ceil_log2(geometry.slots))
-        self.offset_bits = self.slot_bits + max(
-            ceil_log2(SESSION_WORDS), ceil_log2(geometry.prompt), ceil_log2(geometry.ring)
-        )
+        self.offset_bits = self.slot_bits + max(_WORD_BITS, ceil_log2(geometry.prompt), ceil_log2(geometry.ring))
         super().__init__(
             {
                 "bus": In(SessionBus(offset_bits=self.offset_bits)),
@@ -104,304 +136,304 @@ class Sessions(wiring.Component):
                 "blocked": Out(1),
             }
         )
+        slots, slot_bits = geometry.slots, self.slot_bits
+        self._running = Signal(slots)
+        self._aborting = Signal(slots)
+        self._stalled = Signal(slots)  # the ring was full at the session's turn, and no credit came since
+        self._telling = Signal(slots)  # has something that events have not told
+        self._ready = Signal(slots)
+
+        self._record = _Record(slot_bits)
+        self._index = Signal(range(SESSION_WORDS + 1))  # the word that is loaded or stored
+        self._task = Signal(Task)
+        self._state = Signal(16)  # slot * state_stride
+
+        self._token = Signal(TOKEN_BITS)  # for the sequencer
+        self._was_prompt = Signal()
+        self._in_flight = Signal()  # the sequencer has a token of job_slot
+        self._job_slot = Signal(slot_bits)
+        self._event_slot = Signal(slot_bits)
+        self._bus_served = Signal()  # the bus had the latest turn
+
+        prompt_words, ring_words = geometry.prompt // TOKENS_PER_WORD, geometry.ring // TOKENS_PER_WORD
+        self._memories = {
+            Window.SESSIONS: Memory(shape=unsigned(32), depth=slots * SESSION_WORDS, init=[]),
+            Window.PROMPTS: Memory(shape=unsigned(32), depth=slots * prompt_words, init=[]),
+            Window.TOKENS: Memory(shape=unsigned(32), depth=slots * ring_words, init=[]),
+        }
+        self._read = {window: memory.read_port() for window, memory in self._memories.items()}
+        self._record_write = self._memories[Window.SESSIONS].write_port()
+        self._prompt_write = self._memories[Window.PROMPTS].write_port()
+        self._ring_write = self._memories[Window.TOKENS].write_port(granularity=TOKEN_BITS)
+        self._teller = EventTeller()
 
     def elaborate(self, platform):
         m = Module()
-        slots, slot_bits = self.geometry.slots, self.slot_bits
-        prompt_words = self.geometry.prompt // TOKENS_PER_WORD
-        ring_words = self.geometry.ring // TOKENS_PER_WORD
-
-        m.submodules.records = records = Memory(shape=unsigned(32), depth=slots * SESSION_WORDS, init=[])
-        m.submodules.prompts = prompts = Memory(shape=unsigned(32), depth=slots * prompt_words, init=[])
-        m.submodules.rings = rings = Memory(shape=unsigned(32), depth=slots * ring_words, init=[])
-        record_read, record_write = records.read_port(), records.write_port()
-        prompt_read, prompt_write = prompts.read_port(), prompts.write_port()
-        ring_read, ring_write = rings.read_port(), rings.write_port(granularity=TOKEN_BITS)
-
-        running = Signal(slots)
-        aborting = Signal(slots)
-        stalled = Signal(slots)  # the ring was full when the session's turn came
-        telling = Signal(slots)  # has something that events have not told
-
-        slot = Signal(slot_bits)
-        record = [Signal(32, name=word.name.lower()) for word in SessionWord if word != SessionWord.STOP]
-        stops = [Signal(32, name=f"stop_{index}") for index in range(STOP_TOKENS)]
-        words = [*record[: SessionWord.STOP], *stops, *record[SessionWord.STOP :]]
-        flags, prompt_count, max_tokens, inverse_temperature, top_k, seed = words[: SessionWord.STOP]
-        credit, status_word, generated, position, last_token, reported = words[SessionWord.CREDIT :]
-        status = data.View(_STATUS, status_word)
-        state = Signal(16)  # slot * state_stride
-
-        def of(mask):
-            return mask.bit_select(slot, 1)
-
-        # A fair choice: the first candidate after the latest slot.
-        def next_after(mask, latest):
-            chosen = Signal(slot_bits)
-            for distance in reversed(range(1, slots + 1)):
-                for start in range(slots):
-                    candidate = (start + distance) % slots
-                    with m.If((latest == start) & mask[candidate]):
-                        m.d.comb += chosen.eq(candidate)
-            return chosen
-
-        ready = running & (~stalled | aborting)
-        job_slot = Signal(slot_bits)
-        in_flight = Signal()  # the sequencer has a token of job_slot
-        was_prompt = Signal()
-        event_slot = Signal(slot_bits)
-        next_job, next_event = next_after(ready, job_slot), next_after(telling, event_slot)
+        for window, memory in self._memories.items():
+            m.submodules[window.name.lower()] = memory
+        m.submodules.teller = self._teller
+        connect(m, self._teller.words, flipped(self.events))
+        m.d.sync += self._state.eq(self._record.slot * self.state_stride)
         m.d.comb += [
-            self.active.eq(running.any() | telling.any()),
-            self.blocked.eq(running.any() & ~ready.any() & ~in_flight),
+            self._ready.eq(self._running & (~self._stalled | self._aborting)),
+            self.active.eq(self._running.any() | self._telling.any()),
+            self.blocked.eq(self._running.any() & ~self._ready.any() & ~self._in_flight),
+        ]
+        self._addresses(m)
+        next_job = _next_after(m, self._ready, self._job_slot)
+        next_event = _next_after(m, self._telling, self._event_slot)
+        with m.FSM():
+            self._choose(m, next_job=next_job, next_event=next_event)
+            self._transfer(m)
+            self._dispatch(m)
+            self._file(m)
+            self._command(m)
+            self._tell(m)
+            self._serve_bus(m)
+        return m
+
+    def _addresses(self, m):
+        """What the memories read and write outside of the bus's turns; `_file` and `_transfer` enable the writes."""
+        record, teller = self._record, self._teller
+        told_index = teller.index
+        m.d.comb += [
+            self._read[Window.SESSIONS].addr.eq(Cat(self._index[:_WORD_BITS], record.slot)),
+            self._read[Window.PROMPTS].addr.eq(
+                Cat(record.status.consumed[1 : ceil_log2(self.geometry.prompt)], record.slot)
+            ),
+            self._read[Window.TOKENS].addr.eq(Cat(told_index[1 : ceil_log2(self.geometry.ring)], record.slot)),
+            teller.token.eq(self._read[Window.TOKENS].data.word_select(told_index[0], TOKEN_BITS)),
         ]
 
-        # Loading and storing the record of `slot`, word by word.
-        index = Signal(range(SESSION_WORDS + 1))
-        m.d.comb += record_read.addr.eq(Cat(index[:4], slot))
-        m.d.sync += state.eq(slot * self.state_stride)
+    def _choose(self, m, *, next_job, next_event):
+        """IDLE: the next task."""
+        wants_dispatch = self._ready.any() & ~self._in_flight
+        wants_tell = self._telling.any() & self.events.ready
+        others = self.done.valid | self.command.valid | wants_dispatch | wants_tell
 
-        task = Signal(Task)
-
-        def load(next_slot, next_task):
-            m.d.sync += [slot.eq(next_slot), index.eq(0), task.eq(next_task)]
+        def load(slot, task):
+            m.d.sync += [self._record.slot.eq(slot), self._index.eq(0), self._task.eq(task)]
             m.next = "LOAD"
 
-        def store():
-            m.d.sync += index.eq(SessionWord.CREDIT)
-            m.next = "STORE"
-
-        def finish(reason):
-            m.d.sync += [status.status.eq(Status.IDLE), status.finish.eq(reason)]
-            m.d.sync += [running.bit_select(slot, 1).eq(0), aborting.bit_select(slot, 1).eq(0)]
-            m.d.sync += telling.bit_select(slot, 1).eq(1)
-
-        def refuse(result):
-            m.d.sync += self.result.eq(result)
-            m.d.comb += self.command.ready.eq(1)
-            m.next = "IDLE"
-
-        token = Signal(TOKEN_BITS)
-        prompt_address = Cat(status.consumed[1 : ceil_log2(self.geometry.prompt)], slot)
-        prompt_token = prompt_read.data.word_select(status.consumed[0], TOKEN_BITS)
-        from_prompt = status.consumed < prompt_count[:16]
-        last_of_prompt = status.consumed + 1 == prompt_count[:16]
-        m.d.comb += prompt_read.addr.eq(prompt_address)
-        told = Signal(range(EVENT_TOKENS + 1))  # tokens of the event so far
-        count = Signal(range(EVENT_TOKENS + 1))
-        told_index = Signal(32)
-        m.d.comb += told_index.eq(reported + told)
-        m.d.comb += ring_read.addr.eq(Cat(told_index[1 : ceil_log2(self.geometry.ring)], slot))
-        ring_token = ring_read.data.word_select(told_index[0], TOKEN_BITS)
-        low_token = Signal(TOKEN_BITS)
-        header = Signal(_EVENT_HEADER)
-        is_stop = Cat(stop == self.done.payload.token for stop in stops).any()
-        unreported = Signal(32)
-        m.d.comb += unreported.eq(generated - reported)
-        bus_slot = self.bus.offset[ceil_log2(SESSION_WORDS) :]
-
-        with m.FSM():
-            with m.State("IDLE"):
-                with m.If(self.done.valid):
-                    load(job_slot, Task.FILE)
-                with m.Elif(self.command.valid):
-                    with m.If(self.command.payload.slot >= slots):
-                        refuse(Result.NO_SUCH_SLOT)
-                    with m.Else():
-                        load(self.command.payload.slot, Task.COMMAND)
-                with m.Elif(ready.any() & ~in_flight):
-                    load(next_job, Task.DISPATCH)
-                with m.Elif(telling.any() & self.events.ready):
-                    load(next_event, Task.TELL)
-                with m.Elif(self.bus.enable):
-                    m.d.sync += [index.eq(self.bus.offset[:4]), slot.eq(bus_slot)]
-                    m.next = "BUS_READ"
-            with m.State("LOAD"):
-                m.d.sync += index.eq(index + 1)
-                with m.Switch(index):
-                    for number, word in enumerate(words):
-                        with m.Case(number + 1):
-                            m.d.sync += word.eq(record_read.data)
-                with m.If(index == SESSION_WORDS):
-                    m.d.sync += told.eq(0)
-                    with m.Switch(task):
-                        for following in Task:
-                            with m.Case(following):
-                                m.next = following.name
-            with m.State("STORE"):
-                # The words before CREDIT are the host's alone.
-                m.d.comb += [
-                    record_write.addr.eq(Cat(index[:4], slot)),
-                    record_write.en.eq(1),
-                ]
-                with m.Switch(index):
-                    for number in range(SessionWord.CREDIT, SESSION_WORDS):
-                        with m.Case(number):
-                            m.d.comb += record_write.data.eq(words[number])
-                m.d.sync += index.eq(index + 1)
-                with m.If(index == SESSION_WORDS - 1):
-                    m.next = "IDLE"
-
-            # A token to the sequencer.
-            with m.State("DISPATCH"):
-                m.d.sync += job_slot.eq(slot)
-                with m.If(of(aborting)):
-                    finish(Finish.ABORTED)
-                    store()
-                with m.Elif(from_prompt):
-                    m.next = "DISPATCH_PROMPT"
-                with m.Elif(generated - credit >= self.geometry.ring):
-                    m.d.sync += stalled.bit_select(slot, 1).eq(1)
-                    m.next = "IDLE"
+        with m.State("IDLE"):
+            with m.If(self.bus.enable & ~(self._bus_served & others)):
+                m.next = "BUS_READ"
+            with m.Elif(self.done.valid):
+                load(self._job_slot, Task.FILE)
+            with m.Elif(self.command.valid):
+                with m.If(self.command.payload.slot >= self.geometry.slots):
+                    self._answer(m, Result.NO_SUCH_SLOT)
                 with m.Else():
-                    m.d.sync += [token.eq(last_token), was_prompt.eq(0)]
-                    m.next = "DISPATCH_JOB"
-            with m.State("DISPATCH_PROMPT"):
-                m.d.sync += [token.eq(prompt_token), was_prompt.eq(1)]
-                with m.If(prompt_token >= self.vocabulary):
-                    finish(Finish.BAD_TOKEN)
-                    store()
-                with m.Else():
-                    m.next = "DISPATCH_JOB"
-            with m.State("DISPATCH_JOB"):
-                m.d.comb += [
-                    self.job.valid.eq(1),
-                    self.job.payload.token.eq(token),
-                    self.job.payload.state.eq(state),
-                    self.job.payload.fresh.eq(position == 0),
-                    self.job.payload.head.eq(Mux(was_prompt, last_of_prompt & (max_tokens != 0), 1)),
-                    self.job.payload.inverse_temperature.mantissa.eq(inverse_temperature),
-                    self.job.payload.inverse_temperature.exponent.eq(inverse_temperature[EXPONENT_SHIFT:].as_signed()),
-                    self.job.payload.top_k.eq(top_k),
-                    self.job.payload.seed.eq(seed),
-                    self.job.payload.position.eq(position),
-                ]
-                with m.If(self.job.ready):
-                    m.d.sync += in_flight.eq(1)
-                    m.next = "IDLE"
+                    load(self.command.payload.slot, Task.COMMAND)
+            with m.Elif(wants_dispatch):
+                load(next_job, Task.DISPATCH)
+            with m.Elif(wants_tell):
+                load(next_event, Task.TELL)
 
-            # A token that came back.
-            with m.State("FILE"):
-                m.d.sync += position.eq(position + 1)
-                with m.If(was_prompt):
-                    m.d.sync += status.consumed.eq(status.consumed + 1)
-                with m.If(self.done.payload.sampled):
-                    m.d.comb += [
-                        ring_write.addr.eq(Cat(generated[1 : ceil_log2(self.geometry.ring)], slot)),
-                        ring_write.data.eq(self.done.payload.token.replicate(TOKENS_PER_WORD)),
-                        ring_write.en.eq(1 << generated[0]),
-                    ]
-                    m.d.sync += [
-                        last_token.eq(self.done.payload.token),
-                        generated.eq(generated + 1),
-                        telling.bit_select(slot, 1).eq(1),
-                    ]
-                    with m.If(is_stop):
-                        finish(Finish.STOP)
-                    with m.Elif(generated + 1 == max_tokens):
-                        finish(Finish.LENGTH)
-                    with m.Elif(of(aborting)):
-                        finish(Finish.ABORTED)
-                with m.Elif(of(aborting)):
-                    finish(Finish.ABORTED)
-                with m.Elif(last_of_prompt):
-                    finish(Finish.FED)
-                m.d.comb += self.done.ready.eq(1)
-                m.d.sync += in_flight.eq(0)
-                store()
-
-            # Commands.
-            with m.State("COMMAND"), m.Switch(self.command.payload.op):
-                with m.Case(Command.START):
-                    with m.If(~self.image):
-                        refuse(Result.NO_IMAGE)
-                    with m.Elif(of(running)):
-                        refuse(Result.SLOT_RUNNING)
-                    with m.Elif(prompt_count == 0):
-                        refuse(Result.EMPTY_PROMPT)
-                    with m.Elif(prompt_count > self.geometry.prompt):
-                        refuse(Result.PROMPT_TOO_LONG)
-                    with m.Elif(top_k > self.geometry.top_k):
-                        refuse(Result.TOP_K_TOO_LARGE)
-                    with m.Else():
-                        refuse(Result.OK)
-                        m.d.sync += [
-                            status.status.eq(Status.RUNNING),
-                            status.finish.eq(Finish.NONE),
-                            status.consumed.eq(0),
-                            generated.eq(0),
-                            reported.eq(0),
-                            credit.eq(0),
-                            running.bit_select(slot, 1).eq(1),
-                            aborting.bit_select(slot, 1).eq(0),
-                            stalled.bit_select(slot, 1).eq(0),
-                            telling.bit_select(slot, 1).eq(0),
-                        ]
-                        with m.If(~flags[ceil_log2(CONTINUE_FLAG)]):
-                            m.d.sync += position.eq(0)
-                        store()
-                with m.Case(Command.ABORT):
-                    refuse(Result.OK)
-                    m.d.sync += aborting.bit_select(slot, 1).eq(of(running))
-                with m.Default():
-                    refuse(Result.UNKNOWN_COMMAND)
-
-            # Events.
-            with m.State("TELL"):
-                last_event = unreported <= EVENT_TOKENS
-                m.d.comb += [
-                    self.events.valid.eq(1),
-                    self.events.payload.word.eq(header.as_value()),
-                    header.slot.eq(slot),
-                    header.count.eq(Mux(last_event, unreported, EVENT_TOKENS)),
-                    header.tag.eq(flags[TAG_SHIFT:]),
-                    header.finish.eq(Mux(last_event, status.finish, Finish.NONE)),
-                ]
-                m.d.sync += count.eq(header.count)
-                with m.If(self.events.ready):
-                    m.d.sync += [telling.bit_select(slot, 1).eq(~last_event), event_slot.eq(slot)]
-                    m.next = "TELL_INDEX"
-            with m.State("TELL_INDEX"):
-                m.d.comb += [
-                    self.events.valid.eq(1),
-                    self.events.payload.word.eq(reported),
-                    self.events.payload.last.eq(count == 0),
-                ]
-                with m.If(self.events.ready):
-                    m.next = "TELL_READ"
-            with m.State("TELL_READ"):
-                with m.If(told == count):
-                    m.d.sync += reported.eq(told_index)
-                    store()
-                with m.Else():
-                    m.next = "TELL_TOKEN"
-            with m.State("TELL_TOKEN"):
-                last_of_event = told + 1 == count
-                m.d.comb += [
-                    self.events.valid.eq(told[0] | last_of_event),
-                    self.events.payload.word.eq(Mux(told[0], Cat(low_token, ring_token), ring_token)),
-                    self.events.payload.last.eq(last_of_event),
-                ]
-                with m.If(~self.events.valid | self.events.ready):
-                    m.d.sync += [low_token.eq(ring_token), told.eq(told + 1)]
-                    m.next = "TELL_READ"
-
-            # The host's words.
-            with m.State("BUS_READ"):
-                m.d.comb += ring_read.addr.eq(self.bus.offset)
-                m.next = "BUS"
-            with m.State("BUS"):
-                m.d.comb += [
-                    self.bus.ack.eq(1),
-                    self.bus.read_data.eq(Mux(self.bus.window == Window.TOKENS, ring_read.data, record_read.data)),
-                    prompt_write.addr.eq(self.bus.offset),
-                    prompt_write.data.eq(self.bus.write_data),
-                    prompt_write.en.eq(self.bus.write & (self.bus.window == Window.PROMPTS)),
-                    record_write.addr.eq(self.bus.offset),
-                    record_write.data.eq(self.bus.write_data),
-                    record_write.en.eq(self.bus.write & (self.bus.window == Window.SESSIONS)),
-                ]
-                # The host may have given credit.
-                m.d.sync += stalled.bit_select(slot, 1).eq(0)
+    def _transfer(self, m):
+        """LOAD the whole record and go on with the task; STORE the device's part of it."""
+        words, index = self._record.words, self._index
+        with m.State("LOAD"):
+            m.d.sync += [index.eq(index + 1), self._bus_served.eq(0)]
+            # The memory's output is the word before.
+            with m.Switch(index):
+                for number, word in enumerate(words):
+                    with m.Case(number + 1):
+                        m.d.sync += word.eq(self._read[Window.SESSIONS].data)
+            with m.If(index == SESSION_WORDS), m.Switch(self._task):
+                for task in Task:
+                    with m.Case(task):
+                        m.next = task.name
+        with m.State("STORE"):
+            write = self._record_write
+            m.d.comb += [write.addr.eq(Cat(index[:_WORD_BITS], self._record.slot)), write.en.eq(1)]
+            with m.Switch(index):
+                for number in range(SessionWord.CREDIT, SESSION_WORDS):
+                    with m.Case(number):
+                        m.d.comb += write.data.eq(words[number])
+            m.d.sync += index.eq(index + 1)
+            with m.If(index == SESSION_WORDS - 1):
                 m.next = "IDLE"
-        return m
+
+    def _store(self, m):
+        # The words before CREDIT are the host's alone.
+        m.d.sync += self._index.eq(SessionWord.CREDIT)
+        m.next = "STORE"
+
+    def _mark(self, m, *masks, value):
+        """Set or clear the present slot's bit of some masks."""
+        m.d.sync += [self._record.of(mask).eq(value) for mask in masks]
+
+    def _finish(self, m, reason):
+        m.d.sync += [self._record.status.status.eq(Status.IDLE), self._record.status.finish.eq(reason)]
+        self._mark(m, self._running, self._aborting, value=0)
+        self._mark(m, self._telling, value=1)
+
+    def _dispatch(self, m):
+        """A token to the sequencer."""
+        record = self._record
+        consumed, prompt_count = record.status.consumed, record.prompt_count[:16]
+        prompt_token = self._read[Window.PROMPTS].data.word_select(consumed[0], TOKEN_BITS)
+        job = self.job.payload
+        with m.State("DISPATCH"):
+            with m.If(record.of(self._aborting)):
+                self._finish(m, Finish.ABORTED)
+                self._store(m)
+            with m.Elif(consumed < prompt_count):
+                m.next = "DISPATCH_PROMPT"
+            with m.Elif(record.generated - record.credit >= self.geometry.ring):
+                self._mark(m, self._stalled, value=1)
+                m.next = "IDLE"
+            with m.Else():
+                m.d.sync += [self._token.eq(record.last_token), self._was_prompt.eq(0)]
+                m.next = "DISPATCH_JOB"
+        with m.State("DISPATCH_PROMPT"):
+            m.d.sync += [self._token.eq(prompt_token), self._was_prompt.eq(1)]
+            with m.If(prompt_token >= self.vocabulary):
+                self._finish(m, Finish.BAD_TOKEN)
+                self._store(m)
+            with m.Else():
+                m.next = "DISPATCH_JOB"
+        with m.State("DISPATCH_JOB"):
+            m.d.comb += [
+                self.job.valid.eq(1),
+                job.token.eq(self._token),
+                job.state.eq(self._state),
+                job.fresh.eq(record.position == 0),
+                job.head.eq(~self._was_prompt | ((consumed + 1 == prompt_count) & (record.max_tokens != 0))),
+                job.inverse_temperature.mantissa.eq(record.inverse_temperature),
+                job.inverse_temperature.exponent.eq(record.inverse_temperature[EXPONENT_SHIFT:]),
+                job.top_k.eq(record.top_k),
+                job.seed.eq(record.seed),
+                job.position.eq(record.position),
+            ]
+            with m.If(self.job.ready):
+                m.d.sync += [self._in_flight.eq(1), self._job_slot.eq(record.slot)]
+                m.next = "IDLE"
+
+    def _file(self, m):
+        """A token that came back."""
+        record, done = self._record, self.done.payload
+        consumed = record.status.consumed
+        is_stop = Cat(stop == done.token for stop in record.stops).any()
+        with m.State("FILE"):
+            m.d.comb += [
+                self.done.ready.eq(1),
+                self._ring_write.addr.eq(Cat(record.generated[1 : ceil_log2(self.geometry.ring)], record.slot)),
+                self._ring_write.data.eq(done.token.replicate(TOKENS_PER_WORD)),
+            ]
+            m.d.sync += [self._in_flight.eq(0), record.position.eq(record.position + 1)]
+            with m.If(self._was_prompt):
+                m.d.sync += consumed.eq(consumed + 1)
+            with m.If(done.sampled):
+                m.d.comb += self._ring_write.en.eq(1 << record.generated[0])
+                m.d.sync += [record.last_token.eq(done.token), record.generated.eq(record.generated + 1)]
+                self._mark(m, self._telling, value=1)
+                with m.If(is_stop):
+                    self._finish(m, Finish.STOP)
+                with m.Elif(record.generated + 1 == record.max_tokens):
+                    self._finish(m, Finish.LENGTH)
+                with m.Elif(record.of(self._aborting)):
+                    self._finish(m, Finish.ABORTED)
+            with m.Elif(record.of(self._aborting)):
+                self._finish(m, Finish.ABORTED)
+            with m.Elif(consumed + 1 == record.prompt_count[:16]):
+                self._finish(m, Finish.FED)
+            self._store(m)
+
+    def _answer(self, m, result):
+        m.d.sync += self.result.eq(result)
+        m.d.comb += self.command.ready.eq(1)
+        m.next = "IDLE"
+
+    def _command(self, m):
+        """The host's commands."""
+        record = self._record
+        with m.State("COMMAND"), m.Switch(self.command.payload.op):
+            with m.Case(Command.START):
+                with m.If(~self.image):
+                    self._answer(m, Result.NO_IMAGE)
+                with m.Elif(record.of(self._running)):
+                    self._answer(m, Result.SLOT_RUNNING)
+                with m.Elif(record.prompt_count == 0):
+                    self._answer(m, Result.EMPTY_PROMPT)
+                with m.Elif(record.prompt_count > self.geometry.prompt):
+                    self._answer(m, Result.PROMPT_TOO_LONG)
+                with m.Elif(record.top_k > self.geometry.top_k):
+                    self._answer(m, Result.TOP_K_TOO_LARGE)
+                with m.Else():
+                    self._answer(m, Result.OK)
+                    self._begin(m)
+            with m.Case(Command.ABORT):
+                self._answer(m, Result.OK)
+                self._mark(m, self._aborting, value=record.of(self._running))
+            with m.Default():
+                self._answer(m, Result.UNKNOWN_COMMAND)
+
+    def _begin(self, m):
+        record = self._record
+        m.d.sync += [
+            record.status.status.eq(Status.RUNNING),
+            record.status.finish.eq(Finish.NONE),
+            record.status.consumed.eq(0),
+            record.credit.eq(0),
+            record.generated.eq(0),
+            record.reported.eq(0),
+        ]
+        with m.If(~record.flags[ceil_log2(CONTINUE_FLAG)]):
+            m.d.sync += record.position.eq(0)
+        self._mark(m, self._running, value=1)
+        self._mark(m, self._aborting, self._stalled, self._telling, value=0)
+        self._store(m)
+
+    def _tell(self, m):
+        """An event; the record is not loaded anew before it is told, so that the event stands still."""
+        record, event = self._record, self._teller.event.payload
+        unreported = Signal(32)
+        last = unreported <= EVENT_TOKENS
+        with m.State("TELL"):
+            m.d.comb += [
+                unreported.eq(record.generated - record.reported),
+                event.slot.eq(record.slot),
+                event.count.eq(Mux(last, unreported, EVENT_TOKENS)),
+                event.tag.eq(record.flags[TAG_SHIFT:]),
+                event.finish.eq(Mux(last, record.status.finish, Finish.NONE)),
+                event.first.eq(record.reported),
+                self._teller.event.valid.eq(1),
+            ]
+            with m.If(self._teller.event.ready):
+                m.d.sync += [record.reported.eq(record.reported + event.count), self._event_slot.eq(record.slot)]
+                self._mark(m, self._telling, value=~last)
+                self._store(m)
+
+    def _serve_bus(self, m):
+        """The host's words."""
+        bus = self.bus
+        slot = bus.offset[_WORD_BITS:]  # of a record's word
+        with m.State("BUS_READ"):
+            m.d.comb += [port.addr.eq(bus.offset) for port in self._read.values()]
+            m.next = "BUS"
+        with m.State("BUS"):
+            m.d.comb += bus.ack.eq(1)
+            with m.Switch(bus.window):
+                for window, port in self._read.items():
+                    with m.Case(window):
+                        m.d.comb += bus.read_data.eq(port.data)
+            m.d.comb += [
+                self._prompt_write.addr.eq(bus.offset),
+                self._prompt_write.data.eq(bus.write_data),
+                self._prompt_write.en.eq(bus.write & (bus.window == Window.PROMPTS)),
+            ]
+            with m.If(bus.write & (bus.window == Window.SESSIONS)):
+                m.d.comb += [
+                    self._record_write.addr.eq(bus.offset),
+                    self._record_write.data.eq(bus.write_data),
+                    self._record_write.en.eq(1),
+                ]
+                with m.Switch(bus.offset[:_WORD_BITS]):
+                    with m.Case(SessionWord.CREDIT):
+                        m.d.sync += self._stalled.bit_select(slot, 1).eq(0)
+                    with m.Case(SessionWord.FLAGS):
+                        m.d.sync += self._telling.bit_select(slot, 1).eq(0)
+            m.d.sync += self._bus_served.eq(1)
+            m.next = "IDLE"

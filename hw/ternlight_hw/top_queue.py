@@ -23,7 +23,7 @@ class TopQueue(wiring.Component):
     The last `keep` places are in use, in descending order of the accumulators, so that the tail is always the
     threshold: a candidate enters if the tail is empty or has a smaller accumulator.
 
-    Throughput: one candidate per cycle, and the tail shows it in the next cycle.
+    Throughput: one candidate per cycle. Latency: 2 cycles from a candidate to the tail; 1 from `shift`.
 
     Parameters:
         geometry: top_k places; the accumulator's width.
@@ -31,7 +31,8 @@ class TopQueue(wiring.Component):
     Members:
         clear (in): empty the queue and take the number of places to use from `keep` (0 .. top_k).
         candidate (in, Flow of candidate_layout).
-        shift (in): move everything by one place and drop the tail; not together with a candidate.
+        shift (in): move everything by one place and drop the tail; not within 2 cycles after a candidate, and
+            neither is `clear`.
         tail (out, entry_layout): the last place.
     """
 
@@ -50,31 +51,42 @@ class TopQueue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        layout = entry_layout(self.geometry)
-        entries = [Signal(layout, name=f"entry_{place}") for place in range(self.depth)]
+        layout = candidate_layout(self.geometry)
+        kept = [Signal(layout, name=f"kept_{place}", reset_less=True) for place in range(self.depth)]
+        valid = Signal(self.depth)
         in_use = Signal(self.depth)
-        arriving = Signal(layout)
-        m.d.comb += [
-            arriving.valid.eq(1),
-            arriving.candidate.eq(self.candidate.payload),
-            self.tail.eq(entries[-1]),
-        ]
+        m.d.comb += [self.tail.valid.eq(valid[-1]), self.tail.candidate.eq(kept[-1])]
 
-        # From the candidate's place on to the tail, everything moves by one place.
+        # First cycle: the places from which a candidate beats what they hold, once its predecessor has moved in.
+        arriving = Signal(layout, reset_less=True)
         moves = Signal(self.depth)
-        m.d.comb += moves.eq(
-            Cat(
-                used & (~entry.valid | (self.candidate.payload.acc > entry.candidate.acc))
-                for used, entry in zip(in_use, entries, strict=True)
-            )
-        )
-        for place, entry in enumerate(entries):
-            # One select and one enable for all bits of a place: a look-up table a bit.
-            follows = self.shift | moves[place - 1] if place else self.shift
-            before = entries[place - 1] if place else layout.const({})
-            with m.If(self.shift | (self.candidate.valid & moves[place])):
-                m.d.sync += entry.eq(Mux(follows, before, arriving))
+        acc = self.candidate.payload.acc
+        beats_kept = [~valid[place] | (acc > entry.acc) for place, entry in enumerate(kept)]
+        beats_arriving = acc > arriving.acc
+        beats = [
+            Mux(moves[place], Mux(moves[place - 1], beats_kept[place - 1], beats_arriving), beats_kept[place])
+            if place
+            else Mux(moves[0], beats_arriving, beats_kept[0])
+            for place in range(self.depth)
+        ]
+        with m.If(self.candidate.valid):
+            m.d.sync += [arriving.eq(self.candidate.payload), moves.eq(in_use & Cat(beats))]
+        with m.Else():
+            m.d.sync += moves.eq(0)
+
+        # Second cycle: from the candidate's place on to the tail, everything moves by one place.
+        for place, entry in enumerate(kept):
+            with m.If(self.shift | moves[place]):
+                if place == 0:
+                    m.d.sync += [entry.eq(arriving), valid[0].eq(~self.shift)]
+                else:
+                    follows = self.shift | moves[place - 1]
+                    m.d.sync += [
+                        entry.eq(Mux(follows, kept[place - 1], arriving)),
+                        valid[place].eq(Mux(follows, valid[place - 1], 1)),
+                    ]
         with m.If(self.clear):
-            for place, entry in enumerate(entries):
-                m.d.sync += [entry.valid.eq(0), in_use[place].eq(self.keep >= self.depth - place)]
+            m.d.sync += valid.eq(0)
+            for place in range(self.depth):
+                m.d.sync += in_use[place].eq(self.keep >= self.depth - place)
         return m

@@ -106,9 +106,9 @@ def conversation(random: np.random.Generator, steps: int) -> list[bytes]:
         elif fault == 2:
             damaged = bytearray(bytes(map(int, random.integers(256, size=10))) + b"\x00\x00")
         elif fault == 3:
-            damaged = bytearray(
-                encode_request(Request(Op.WRITE, (sequence + int(random.integers(1, 128))) % 256, at, 0, (9,)))
-            )
+            # The last ones that are ahead, and the first that is 127 behind.
+            far = (sequence + int(random.choice([1, 127, 128, 129]))) % SEQUENCES
+            damaged = bytearray(encode_request(Request(Op.WRITE, far, at, words=(9,))))
         if fault < 4:
             sent.append(bytes(damaged))
             if fault == 1 and damaged[-1:] != b"\x00":

@@ -11,6 +11,8 @@ from ternlight import trits, weights
 from ternlight.geometry import Geometry
 from ternlight.isa import ENGINE_FIELDS, EngineOp
 from ternlight_hw.engine import Engine
+from ternlight_hw.issue import Issue
+from ternlight_hw.results import Results
 from ternlight_sim.bench import StreamSink, StreamSource, pack, parameters, rng, simulate, start, unpack
 from ternlight_sim.golden.matvec import matvec
 
@@ -342,3 +344,13 @@ def test_engine_cycles(sizes):
 
 def test_engine_loses_no_results():
     simulate(Engine(geometry=Geometry(**SIZES[1])), __file__, bench="bench_refused", parameters={"geometry": SIZES[1]})
+
+
+def test_issue_refuses():
+    with pytest.raises(ValueError, match="room must be positive, not 0"):
+        Issue(geometry=Geometry(), room=0)
+
+
+def test_results_refuse():
+    with pytest.raises(ValueError, match="depth must be positive, not 0"):
+        Results(geometry=Geometry(), depth=0)

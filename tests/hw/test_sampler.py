@@ -155,7 +155,7 @@ async def bench_cycles(dut):
 
 
 def test_cycles():
-    assert Sampler.overhead(1) == 3
+    assert Sampler.overhead(1) == 4
     simulate(
         Sampler(Geometry(**GEOMETRIES[0])),
         __file__,

@@ -254,7 +254,9 @@ class Model:
         if unit == Unit.SCALAR:
             payload = {"op": op, "target": fields["target"], "a": self.registers[fields["a"]]}
             if fields["immediate"]:
-                payload["b"] = join(UFLOAT, {"mantissa": fields["mantissa"], "exponent": fields["exponent"] % (1 << 10)})
+                payload["b"] = join(
+                    UFLOAT, {"mantissa": fields["mantissa"], "exponent": fields["exponent"] % (1 << 10)}
+                )
             elif op in READS_B:
                 payload["b"] = self.registers[fields["b"]]
             return "scalar", payload

@@ -25,8 +25,9 @@ def matvec(trits: NDArray[Any], q: Ints, *, bits: int | None = None) -> Ints:
         raise ValueError(f"activations must be from -128 to 127, not {q.min()} to {q.max()}")
     # |T| |q| bounds each partial sum; 128 per input bounds that.
     exact = np.float32 if 128 * trits.shape[1] <= FLOAT32_EXACT else np.float64
-    weights, activations = trits.astype(exact, copy=False), q.astype(exact)
-    product = (activations @ weights.T).astype(np.int64)
+    weights: NDArray[Any] = trits.astype(exact, copy=False)
+    activations: NDArray[Any] = q.astype(exact)
+    product: Ints = (activations @ weights.T).astype(np.int64)
     if bits is not None:
         limit = 1 << bits - 1
         reach = np.abs(activations) @ np.abs(weights).T
