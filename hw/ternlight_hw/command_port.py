@@ -202,7 +202,7 @@ class RequestExecutor(wiring.Component):
                         m.next = "SKIP"
             with m.State("SKIP"):
                 m.d.comb += request.ready.eq(1)
-                with m.If(request.payload.last):
+                with m.If(request.valid & request.payload.last):
                     m.next = "WRITTEN"
                     with m.If(reply.kind == Kind.NAK):
                         m.next = "REPLY"

@@ -29,7 +29,7 @@ def engine_command() -> data.StructLayout:
 
 
 def vector_command() -> data.StructLayout:
-    """One vector instruction with its scalar operand; `state` is absolute, `fresh` reads the state as zero."""
+    """One vector instruction with its scalar operand; `state` is absolute, `fresh`: STATE finds zeros."""
     return data.StructLayout(
         {
             "op": VectorOp,

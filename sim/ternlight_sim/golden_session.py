@@ -11,14 +11,15 @@ from ternlight.sampling import Sampling
 
 from .golden.sampling import sample
 from .golden.scalar import UFloat
-from .machine import Machine
+from .machine import Machine, Trace
 
 
 class GoldenSession:
     """One recurrent state; `generate` yields the very tokens that a device must give."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, *, trace: Trace | None = None) -> None:
         self.machine = machine
+        self.trace = trace
         self.state = machine.initial_state(1)
 
     @property
@@ -44,13 +45,15 @@ class GoldenSession:
         if not keep_state:
             self.state = self.machine.initial_state(1)
         for token in prompt[:-1]:
-            self.machine.run(np.array([token]), self.state, head=False)
+            self.machine.run(np.array([token]), self.state, head=False, trace=self.trace)
         token = prompt[-1]
         if max_tokens == 0:
-            self.machine.run(np.array([token]), self.state, head=False)
+            self.machine.run(np.array([token]), self.state, head=False, trace=self.trace)
         for _ in range(max_tokens):
             position = self.state.position
-            logits = self.machine.run(np.array([token]), self.state, inverse_temperature=sampling.inverse_temperature)
+            logits = self.machine.run(
+                np.array([token]), self.state, inverse_temperature=sampling.inverse_temperature, trace=self.trace
+            )
             assert logits is not None
             scale = UFloat(logits.scale.mantissa[0], logits.scale.exponent[0])
             token = int(sample(logits.accumulators[0], scale, sampling.effective_top_k, sampling.seed, position))

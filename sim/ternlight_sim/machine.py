@@ -31,8 +31,9 @@ from .golden.integer import Ints
 from .golden.matvec import matvec
 from .golden.scalar import UFloat
 
-Trace = Callable[[int, dict[str, Any], Any], None]
-"""Called after each instruction with its index, its fields and its result (an array, or a ufloat)."""
+Writes = list[tuple[int, UFloat]]
+Trace = Callable[[int, dict[str, Any], Writes], None]
+"""Called after each instruction with its index, its fields, and the scalar registers that it wrote, in order."""
 
 
 @dataclass
@@ -166,31 +167,32 @@ class _Run:
             unit, op = fields["unit"], fields["op"]
             if unit == Unit.CONTROL and (op == ControlOp.END or (op == ControlOp.HEAD and not head)):
                 break
-            result: Any = None
+            writes: Writes = []
             if unit == Unit.VECTOR:
-                result = self._vector(fields)
+                writes = self._vector(fields)
             elif unit == Unit.SCALAR:
-                result = self._scalar(fields)
+                writes = self._scalar(fields)
             elif unit == Unit.ENGINE:
-                result = self._engine(index, fields)
+                self._engine(index, fields)
             elif op == ControlOp.SAMPLE:
                 accumulators = self.results.pop(0)[:, : fields["vocabulary"]]
-                result = self.logits = Logits(accumulators, self.registers[fields["scale"]])
+                self.logits = Logits(accumulators, self.registers[fields["scale"]])
+            for register, value in writes:
+                self.registers[register] = value
             if trace is not None:
-                trace(index, fields, result)
+                trace(index, fields, writes)
         self.state.position += 1
         return self.logits
 
-    def _engine(self, index: int, fields: dict[str, Any]) -> Ints:
+    def _engine(self, index: int, fields: dict[str, Any]) -> None:
         if fields["op"] == EngineOp.EMBED:
             result = self.machine.embedding_row(fields, self.tokens).reshape(len(self.tokens), -1)
         else:
             product = self.machine.product(index, self.buffers.pop(fields["buffer"]))
             result = product[:, : fields["beats"] * self.width]
         self.results.append(result)
-        return result
 
-    def _scalar(self, fields: dict[str, Any]) -> UFloat:
+    def _scalar(self, fields: dict[str, Any]) -> Writes:
         a = self.registers[fields["a"]]
         zero = np.zeros_like(a.mantissa)
         if fields["immediate"]:
@@ -200,9 +202,7 @@ class _Run:
         unary = {ScalarOp.RECIP: scalar.recip, ScalarOp.RSQRT: scalar.rsqrt, ScalarOp.QSCALE: scalar.qscale}
         binary = {ScalarOp.ADD: scalar.add, ScalarOp.MUL: scalar.mul, ScalarOp.LOWER: scalar.lower}
         op = fields["op"]
-        result = unary[op](a) if op in unary else binary[op](a, b)
-        self.registers[fields["target"]] = result
-        return result
+        return [(fields["target"], unary[op](a) if op in unary else binary[op](a, b))]
 
     def _read(self, address: int, words: int) -> Ints:
         return self.elements[:, address * self.width : (address + words) * self.width]
@@ -210,7 +210,7 @@ class _Run:
     def _write(self, address: int, values: Ints) -> None:
         self.elements[:, address * self.width : address * self.width + values.shape[1]] = values
 
-    def _vector(self, fields: dict[str, Any]) -> Any:
+    def _vector(self, fields: dict[str, Any]) -> Writes:
         op, beats = fields["op"], fields["beats"]
         register = self.registers[fields["scale"]]
         scale = UFloat(register.mantissa[:, None], register.exponent[:, None])
@@ -220,13 +220,13 @@ class _Run:
         states = self.state.states[:, fields["state"] : fields["state"] + beats]
         hidden = states.reshape(len(states), -1) if self.state.position else np.zeros((len(states), 1), np.int64)
         sums = vector.Sums()
-        output: Any
+        output = source
         match op:
             case VectorOp.EMBED:
                 row = self.results.pop(0)
                 output, sums = vector.embed(row[:, self.width :], row[:, :1])
             case VectorOp.STAT:
-                output = sums = vector.stat(source, gains, scale)
+                sums = vector.stat(source, gains, scale)
             case VectorOp.GAIN:
                 output, sums = vector.gain(source, gains, scale)
             case VectorOp.QUANT:
@@ -248,8 +248,5 @@ class _Run:
                 output, sums = vector.resid(self.results.pop(0), source, scale, fraction)
         if op not in (VectorOp.STAT, VectorOp.QUANT, VectorOp.STATE):
             self._write(fields["target"], output)
-        for name in ("peak", "energy", "power"):
-            value = getattr(sums, name)
-            if value is not None:
-                self.registers[fields[name]] = scalar.normalise(value)
-        return output
+        found = {name: value for name, value in sums._asdict().items() if value is not None}
+        return [(fields[name], scalar.normalise(value)) for name, value in found.items()]

@@ -8,10 +8,10 @@ import cocotb
 import pytest
 from amaranth import Module, Signal
 from amaranth.lib import stream
-from amaranth.sim import Delay, Simulator
+from amaranth.sim import Simulator
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from ternlight.abi import ABI_VERSION, MAGIC, Command, Counter, Register
+from ternlight.abi import ABI_VERSION, MAGIC, Counter, Register
 from ternlight.geometry import Geometry
 from ternlight_hw.registers import OFFSET_BITS, Registers, progress_counts, wait_causes
 from ternlight_hw.sequencer import TOKEN_DONE
@@ -115,7 +115,9 @@ async def bench_commands(dut):
         delay = int(random.choice([0, 1, int(random.integers(2, 40))]))
         host.command_delay = delay
         sent.append(int(random.integers(1 << 16)))
-        _, error, _ = await host.access(Register.COMMAND, sent[-1] | int(random.integers(1 << 16)) << 16, cycles=3 + delay)
+        _, error, _ = await host.access(
+            Register.COMMAND, sent[-1] | int(random.integers(1 << 16)) << 16, cycles=3 + delay
+        )
         assert not error
         assert host.commands == sent
         host.command_delay = 0
@@ -124,7 +126,6 @@ async def bench_commands(dut):
         # Reading COMMAND gives none.
         assert await host.read(Register.COMMAND) == 0
     assert host.commands == sent
-    assert Command.START << 8 not in (0, Command.START)
 
 
 @cocotb.test()
@@ -144,11 +145,11 @@ async def bench_counters(dut):
             await host.cycle()
         low, error, at_access = await host.access(Register.COUNTERS + 2 * counter)
         assert not error
-        # The counter passes the carry, and another one is not even looked at, before the high word is read.
+        # The counter may pass the carry, and the host look elsewhere, before the high word is read.
         for _ in range(int(random.integers(20))):
             await host.cycle()
-        other = random.choice([offset for offset in range(2 * len(Counter)) if offset % 2])
-        high = await host.read(Register.COUNTERS + int(other))
+        assert await host.read(Register.MAGIC) == MAGIC
+        high = await host.read(Register.COUNTERS + 2 * counter + 1)
         assert (high << 32 | low) == at_access[counter]
         carries += at_access[counter] >> 32 != host.counters[counter] >> 32
     assert carries > 10
@@ -189,15 +190,15 @@ def truth_table(expression, inputs):
     m.d.comb += output.eq(expression)
     table = {}
 
-    def bench():
+    async def bench(context):
         for values in itertools.product((0, 1), repeat=len(inputs)):
             for signal, value in zip(inputs, values, strict=True):
-                yield signal.eq(value)
-            yield Delay(1e-9)
-            table[values] = yield output
+                context.set(signal, value)
+            await context.delay(1e-9)
+            table[values] = context.get(output)
 
     simulator = Simulator(m)
-    simulator.add_process(bench)
+    simulator.add_testbench(bench)
     simulator.run()
     return table
 

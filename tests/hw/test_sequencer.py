@@ -1,4 +1,4 @@
-"""Sequencer against an in-order model that says in every cycle what may be issued; all units are played by the bench."""
+"""Sequencer against an in-order model that says in every cycle what may be issued; the bench plays all units."""
 
 from __future__ import annotations
 

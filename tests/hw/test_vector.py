@@ -76,7 +76,7 @@ class Model:
         source, target = self.words(command, "source"), self.words(command, "target")
         x, gains = self.elements[source], self.gains[self.words(command, "gain")]
         h = self.states[self.words(command, "state")]
-        if command["fresh"]:
+        if command["fresh"] and command["op"] == VectorOp.STATE:
             h = np.zeros_like(h)
         quantised, sums, output = [], vector.Sums(), None
         flat = [values.reshape(-1) for values in (x, gains, results)]

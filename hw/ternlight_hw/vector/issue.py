@@ -111,7 +111,8 @@ class Issue(wiring.Component):
             route.first.eq(begin),
             route.last.eq(last),
             route.mantissa.eq(current.scale.mantissa),
-            beat.fresh.eq(current.fresh),
+            # GATE reads what STATE has just written.
+            beat.fresh.eq(current.fresh & (op == VectorOp.STATE)),
             route.buffer.eq(current.buffer),
             route.target.eq(Mux(op == VectorOp.STATE, current.state, current.target)),
             route.peak.eq(current.peak),

@@ -63,8 +63,9 @@ class SessionsModel:
         """A word of a session window."""
         if window == Window.SESSIONS:
             return self.records[offset // SESSION_WORDS][offset % SESSION_WORDS]
-        tokens = sum(self.prompts if window == Window.PROMPTS else self.rings, [])
-        return token_words(tokens)[offset]
+        buffers = self.prompts if window == Window.PROMPTS else self.rings
+        slot, index = divmod(offset * TOKENS_PER_WORD, len(buffers[0]))
+        return token_words(buffers[slot][index : index + TOKENS_PER_WORD])[0]
 
     def write(self, window: Window, offset: int, word: int) -> None:
         """The host's write of a word; TOKENS cannot be written."""
