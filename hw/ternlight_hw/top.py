@@ -17,7 +17,8 @@ class Top(wiring.Component):
     """Core and host link.
 
     Parameters: geometry; divisor, clock cycles per bit of the serial line; build_id (32 bits).
-    Members: uart_rx (In), uart_tx (Out), the lines; active (Out, 1): a session runs, or has something to tell.
+    Members: uart_rx (In), uart_tx (Out), the lines; active (Out, 1): a session runs or has something to tell,
+    or the host is served.
     """
 
     def __init__(self, *, geometry: Geometry, divisor: int, build_id: int = 0) -> None:
@@ -34,5 +35,5 @@ class Top(wiring.Component):
         m.submodules.link = link = self._link
         connect(m, link.bus, core.bus)
         connect(m, core.events, link.events)
-        m.d.comb += [link.rx.eq(self.uart_rx), self.uart_tx.eq(link.tx), self.active.eq(core.active)]
+        m.d.comb += [link.rx.eq(self.uart_rx), self.uart_tx.eq(link.tx), self.active.eq(core.active | link.bus.enable)]
         return m

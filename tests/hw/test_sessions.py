@@ -31,7 +31,7 @@ from ternlight_sim.bench import parameters, rng, simulate, start, unpack
 from ternlight_sim.golden.control import SessionsModel, token_words
 
 VOCABULARY = 60000
-TOKENS = 40
+TOKENS = 20
 """Tokens that the sequencer gives: few, so that stop tokens are met."""
 STATE_STRIDE = 37
 TURN_CYCLES = 44
@@ -179,6 +179,8 @@ class Bench:
         if self.dut.blocked.value:
             self.blocked_cycles += 1
             assert model.in_flight is None
+            for slot in list(model.running):
+                model.settle(slot)
             assert model.running
             for slot in model.running:
                 record = model.records[slot]
@@ -253,7 +255,7 @@ class Bench:
             self.event = []
             # As the gateware's buffer of events, which takes an event whole.
             if self.random.random() < self.pace.block:
-                self.blocked_until = self.time + int(self.random.integers(3000))
+                self.blocked_until = self.time + int(self.random.integers(100 * self.geometry.ring))
 
     def event_told(self, words):
         slot, count, tag, finish = (words[0] >> shift & 0xFF for shift in (0, 8, 16, 24))
@@ -318,7 +320,7 @@ class Bench:
             told = self.told[slot, tag]
             if told.finish != Finish.NONE:
                 return
-            if len(told.tokens) > credit and self.random.random() < 0.05:
+            if len(told.tokens) > credit and self.random.random() < 0.03:
                 if self.random.random() < 0.1:
                     # Until the session waits.
                     yield from self.pause(self.random.integers(60 * self.geometry.ring))
@@ -337,13 +339,19 @@ class Bench:
     def random_host(self, slot, requests):
         """Requests of all kinds, one after the other, some of them refused or aborted."""
         random, geometry = self.random, self.geometry
+        kinds = ["plain", "feed", "stop", "abort", "abort", "bad"]
         for tag in range(requests):
+            if tag % len(kinds) == 0:
+                random.shuffle(kinds)
+            kind = kinds[tag % len(kinds)]
             length = int(random.choice([1, geometry.prompt, int(random.integers(1, geometry.prompt + 1))]))
             prompt = [int(token) for token in random.integers(VOCABULARY, size=length)]
-            if random.random() < 0.25:
+            if kind == "bad":
                 prompt[random.integers(min(length, 4))] = int(random.choice([VOCABULARY, 65535]))
-            max_tokens = int(random.choice([0, 1, geometry.ring, int(random.integers(2, 3 * geometry.ring))]))
-            stops = [int(token) for token in random.integers(TOKENS, size=int(random.choice([0, 0, 1, 4])))]
+            max_tokens = int(random.choice([1, geometry.ring, int(random.integers(2, 3 * geometry.ring))]))
+            max_tokens = {"feed": 0, "stop": 3 * geometry.ring, "abort": 3 * geometry.ring}.get(kind, max_tokens)
+            stops = [int(token) for token in random.integers(TOKENS, size=int(random.choice([1, 4])))]
+            stops = stops if kind == "stop" else []
             keep = random.random() < 0.4
             if keep and random.random() < 0.3:
                 # A restored state.
@@ -364,8 +372,8 @@ class Bench:
                 assert result == refusals[flaw]
             result = yield from self.start(slot, tag, prompt, max_tokens, keep=keep, stops=stops, top_k=top_k)
             assert result == Result.OK
-            if random.random() < 0.4:
-                yield from self.pause(random.integers(int(random.choice([20, 600, 3000]))))
+            if kind == "abort":
+                yield from self.pause(random.integers(int(random.choice([20, 600, 2000]))))
                 assert (yield from self.command(Command.START, slot)) in (Result.SLOT_RUNNING, Result.OK)
                 assert (yield from self.command(Command.ABORT, slot)) == Result.OK
                 while (yield from self.status(slot)) == Status.RUNNING:
@@ -475,11 +483,11 @@ LONE = SMALL | {"slots": 1, "ring": 64}
 @pytest.mark.parametrize(
     ("sizes", "requests", "pace"),
     [
-        (SMALL, 8, "light"),
-        (SMALL, 8, "busy"),
-        (SMALL, 8, "refused"),
-        (ODD, 8, "blocked"),
-        (LONE, 20, "blocked"),
+        (SMALL, 6, "light"),
+        (SMALL, 6, "busy"),
+        (SMALL, 6, "refused"),
+        (ODD, 6, "blocked"),
+        (LONE, 18, "blocked"),
     ],
 )
 def test_sessions(sizes, requests, pace):

@@ -1,7 +1,8 @@
 """The golden model of the sessions: what each transaction with the host and the sequencer does, and must show.
 
 Time is not modelled. A session can end between two transactions without one of its own (aborted while it waits for its
-turn, or a bad token in its prompt); `settle` makes that step when it was observed.
+turn, or a bad token in its prompt); `settle` makes that step when it was observed. When a session with a bad token is
+aborted, either end is right: the model takes the abort.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class SessionsModel:
         self.telling: set[int] = set()
         self.in_flight: int | None = None
         self.was_prompt = False
+        self._may_have_ended: set[int] = set()  # before the job in flight began
         self.job_slot = 0
         self.event_slot = 0
 
@@ -109,8 +111,8 @@ class SessionsModel:
         return Result.OK
 
     def silent_end(self, slot: int) -> Finish:
-        """How the session will end at its next turn, without a job for the sequencer; NONE if it goes on."""
-        if slot not in self.running or self.in_flight is not None:
+        """How the session ends at its turn, or has ended since, without a job for the sequencer; NONE if it goes on."""
+        if slot not in self.running or (self.in_flight is not None and slot not in self._may_have_ended):
             return Finish.NONE
         if slot in self.aborting:
             return Finish.ABORTED
@@ -142,6 +144,7 @@ class SessionsModel:
             scale = record[SessionWord.INVERSE_TEMPERATURE]
             mantissa = scale & (1 << MANTISSA_BITS) - 1
             exponent = scale >> EXPONENT_SHIFT & (1 << EXPONENT_BITS) - 1
+            self._may_have_ended = {other for other in self.running if self.silent_end(other) != Finish.NONE}
             self.in_flight, self.was_prompt, self.job_slot = slot, from_prompt, slot
             return {
                 "token": self.prompts[slot][consumed] if from_prompt else record[SessionWord.LAST_TOKEN],
