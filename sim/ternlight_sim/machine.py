@@ -74,7 +74,7 @@ def matrix(words: NDArray[np.uint32], chunks: int, groups: int, geometry: Geomet
 class Machine:
     """Runs the program of a compiled model.
 
-    Parameters: model; the machine keeps its matrices unpacked.
+    Parameters: model; the machine keeps its matrices unpacked, ready for a library of single-precision products.
     """
 
     def __init__(self, model: CompiledModel) -> None:
@@ -87,7 +87,7 @@ class Machine:
                 fields["chunks"],
                 fields["groups"],
                 model.geometry,
-            )
+            ).astype(np.float32)
             for index, fields in enumerate(model.program)
             if fields["unit"] == Unit.ENGINE and fields["op"] == EngineOp.MATVEC
         }

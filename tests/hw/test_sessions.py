@@ -322,8 +322,7 @@ class Bench:
                 return
             if len(told.tokens) > credit and self.random.random() < 0.03:
                 if self.random.random() < 0.1:
-                    # Until the session waits.
-                    yield from self.pause(self.random.integers(60 * self.geometry.ring))
+                    yield from self.pause(self.random.integers(1000))
                 credit = len(told.tokens)
                 yield from self.record_write(slot, SessionWord.CREDIT, [credit])
             yield None
@@ -339,7 +338,7 @@ class Bench:
     def random_host(self, slot, requests):
         """Requests of all kinds, one after the other, some of them refused or aborted."""
         random, geometry = self.random, self.geometry
-        kinds = ["plain", "feed", "stop", "abort", "abort", "bad"]
+        kinds = ["plain", "late", "feed", "stop", "abort", "abort", "bad"]
         for tag in range(requests):
             if tag % len(kinds) == 0:
                 random.shuffle(kinds)
@@ -349,7 +348,7 @@ class Bench:
             if kind == "bad":
                 prompt[random.integers(min(length, 4))] = int(random.choice([VOCABULARY, 65535]))
             max_tokens = int(random.choice([1, geometry.ring, int(random.integers(2, 3 * geometry.ring))]))
-            max_tokens = {"feed": 0, "stop": 3 * geometry.ring, "abort": 3 * geometry.ring}.get(kind, max_tokens)
+            max_tokens = {"feed": 0, "plain": max_tokens}.get(kind, 3 * geometry.ring)
             stops = [int(token) for token in random.integers(TOKENS, size=int(random.choice([1, 4])))]
             stops = stops if kind == "stop" else []
             keep = random.random() < 0.4
@@ -357,11 +356,12 @@ class Bench:
                 # A restored state.
                 position = int(random.choice([0, random.integers(1 << 32)]))
                 yield from self.record_write(slot, SessionWord.POSITION, [position])
-            flaw = random.choice(["", "", "empty", "long", "top_k"])
+            flaw = ["empty", "", "long", "top_k"][tag % 4]
             top_k = int(random.choice([0, 1, geometry.top_k]))
             if flaw:
-                wrong = {"empty": [], "long": [0] * (geometry.prompt + 1), "top_k": [1]}[flaw]
-                yield from self.record_write(slot, SessionWord.PROMPT_COUNT, [len(wrong), 5, 0])
+                too_long = int(random.choice([geometry.prompt + 1, 1 << 16 | 1]))
+                count = {"empty": 0, "long": too_long, "top_k": 1}[flaw]
+                yield from self.record_write(slot, SessionWord.PROMPT_COUNT, [count, 5, 0])
                 yield from self.record_write(slot, SessionWord.TOP_K, [geometry.top_k + (flaw == "top_k")])
                 result = yield from self.command(Command.START, slot)
                 refusals = {
@@ -383,6 +383,8 @@ class Bench:
                     continue
                 if random.random() < 0.5:
                     assert (yield from self.command(Command.START, slot)) == Result.OK
+            if kind == "late":
+                yield from self.pause(70 * geometry.ring)
             yield from self.take(slot, tag)
             yield from self.read_all(slot)
 
@@ -483,11 +485,11 @@ LONE = SMALL | {"slots": 1, "ring": 64}
 @pytest.mark.parametrize(
     ("sizes", "requests", "pace"),
     [
-        (SMALL, 6, "light"),
-        (SMALL, 6, "busy"),
-        (SMALL, 6, "refused"),
-        (ODD, 6, "blocked"),
-        (LONE, 18, "blocked"),
+        (SMALL, 7, "light"),
+        (SMALL, 7, "busy"),
+        (SMALL, 7, "refused"),
+        (ODD, 7, "blocked"),
+        (LONE, 21, "blocked"),
     ],
 )
 def test_sessions(sizes, requests, pace):
