@@ -9,11 +9,13 @@ Packets (COBS-coded, a zero byte between them, CRC-32 as in zlib over the words 
   response  kind | sequence << 8 | count << 16,          count words (DATA, EVENT, ERROR),   crc
 A device executes requests in sequence order, modulo 256, and only the expected one: earlier ones (up to 127 back) are
 answered again (writes are not executed again), later and corrupt ones are answered by NAK with the expected sequence.
-SYNC is executed whatever its sequence, and makes the next one expected. EVENT packets come unasked, without sequence.
+SYNC is executed whatever its sequence, and makes the next one expected; after reset nothing else is. A WRITE that was
+refused is refused again when it is repeated. EVENT packets come unasked, without sequence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 from .geometry import Geometry, ceil_div
@@ -34,6 +36,17 @@ WINDOW_SHIFT = 28
 TOKEN_BITS = 16
 TOKENS_PER_WORD = 32 // TOKEN_BITS
 VOCABULARY_MAX = 1 << TOKEN_BITS
+
+
+def pack_tokens(tokens: Sequence[int]) -> list[int]:
+    """Tokens as words, the first in the low bits, as everywhere in prompts, rings and events."""
+    groups = (tokens[at : at + TOKENS_PER_WORD] for at in range(0, len(tokens), TOKENS_PER_WORD))
+    return [sum(token << TOKEN_BITS * place for place, token in enumerate(group)) for group in groups]
+
+
+def unpack_tokens(words: Sequence[int]) -> list[int]:
+    """The tokens of words, those of the last word's padding included."""
+    return [word >> TOKEN_BITS * place & (1 << TOKEN_BITS) - 1 for word in words for place in range(TOKENS_PER_WORD)]
 
 
 class Window(IntEnum):
@@ -130,7 +143,7 @@ RESULT_TEXT = {
 class SessionWord(IntEnum):
     """The 16 words of a session's record; the host writes the first part before START, the device the second."""
 
-    FLAGS = 0
+    FLAGS = 0  # written first: what events have not yet told of the request before is dropped
     PROMPT_COUNT = 1
     MAX_TOKENS = 2  # 0: only read the prompt
     INVERSE_TEMPERATURE = 3  # ufloat: mantissa | exponent << EXPONENT_SHIFT

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_parser(subparsers)
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.WARNING, format="%(name)s: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A model may write what the terminal cannot show.
+        sys.stdout.reconfigure(errors="replace")
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -38,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nternlight: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone: nothing more can be said there.
-        sys.stderr.close()
+        # The reader of our output has gone, and what is left for it must not be flushed at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
 
 

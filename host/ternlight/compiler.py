@@ -4,9 +4,10 @@ The program of a token is one list of instructions, layer after layer. A norm an
 folded (DESIGN facts): the vector is multiplied once by both gains and quantised by its own peak, and the root mean
 squares enter only the product's output scale, a chain of scalar instructions off the critical path.
 
-Scales. X is the residual in fixed point, A and G the 16-bit gains a * 2**A.fraction and a * w * 2**G.fraction.
+Scales. X is the residual in fixed point, A and G the gains a * 2**A.fraction and a * w * 2**G.fraction.
 With the sums S2 (energy) and S1 (power) that STAT returns and the peak of v that GAIN returns, the product's scale is
-    peak * beta / 127 * 2**(7 - G.fraction) * rsqrt(S2 / n * 2**(2 * (13 - A.fraction)) + 1e-8 * S1 / n):
+    peak * beta / 127 * 2**(GAIN_SHIFT - G.fraction)
+    * rsqrt(S2 / n * 2**(2 * (STAT_SHIFT - A.fraction)) + 1e-8 * S1 / n):
 the block shift of X cancels. The epsilon of the outer norm is dropped where it only multiplies 1e-8.
 """
 
@@ -20,10 +21,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ufloat
+from . import compact, ufloat
 from .abi import VOCABULARY_MAX
+from .compact import VALUE_MAX
 from .errors import FitError
-from .geometry import ELEMENT_BITS, GAIN_BITS, STATE_BITS, Geometry, ceil_div
+from .formats import (
+    ACTIVATION_MAX,
+    ELEMENT_BITS,
+    EMBED_SHIFT_MAX,
+    GAIN_BITS,
+    GAIN_SHIFT,
+    LOWER_BOUND_FRACTION,
+    MLP_GAIN_BITS,
+    MLP_GAIN_SHIFT,
+    MLP_STAT_SHIFT,
+    POWER_SHIFT,
+    STAT_SHIFT,
+    STATE_BITS,
+)
+from .geometry import Geometry, ceil_div
 from .image import Image
 from .isa import (
     TEMPERATURE_REGISTER,
@@ -37,20 +53,12 @@ from .isa import (
 )
 from .sigmoid import INPUT_FRACTION
 from .trits import pack_store_words
-from .weights import EMBEDDING_EXPONENT_MAX, embedding_words, matvec_shape, matvec_words, row_words
+from .weights import embedding_words, matvec_shape, matvec_words, row_words
 
 NORM_EPSILON = 1e-8
 """The epsilon of the norm inside every product."""
-ACTIVATION_MAX = 127
 MARGIN_BITS = 2
 """Headroom of calibrated formats over the largest value seen in calibration; beyond it they saturate."""
-
-# Shifts that the vector unit applies by definition (see ternlight_sim.golden.vector).
-GAIN_SHIFT = 7
-STAT_SHIFT = 13
-MLP_STAT_SHIFT = 6
-MLP_GAIN_SHIFT = 15
-POWER_SHIFT = 4
 
 
 class Reg(IntEnum):
@@ -104,7 +112,10 @@ class CompiledModel:
 
 
 def compile_image(image: Image, geometry: Geometry) -> CompiledModel:
-    """Compile an image for a geometry; raises FitError naming what does not fit, the limit and the remedy."""
+    """Compile an image for a geometry.
+
+    Raises FitError naming what does not fit, the limit and the remedy, and ImageError for an image without calibration.
+    """
     return _Compiler(image, geometry).compile()
 
 
@@ -122,6 +133,7 @@ class _Compiler:
 
     def __init__(self, image: Image, geometry: Geometry) -> None:
         self.image = image
+        self.calibration = image.require_calibration()
         self.geometry = geometry
         config = image.config
         self.hidden_beats = ceil_div(config.hidden, geometry.vector)
@@ -139,7 +151,7 @@ class _Compiler:
         self.store_words = 0
         self.macs = 0
         rows = np.ldexp(np.abs(image.embedding.astype(np.float64)).max(axis=1), -image.embedding_exponent.astype(int))
-        residual = max(image.calibration.residual, float(rows.max()))
+        residual = max(self.calibration.residual, float(rows.max()))
         self.residual_fraction = _clamp(ELEMENT_BITS - 1 - MARGIN_BITS - _exponent(residual), 0, ELEMENT_BITS - 1)
 
     def compile(self) -> CompiledModel:
@@ -197,19 +209,27 @@ class _Compiler:
 
     # Memory.
 
-    def _place_gains(self, values: NDArray[Any], *, fraction: int | None = None) -> Gains:
-        """Store a vector of gains in 16 bits; without a given fraction, with the largest that holds its peak."""
+    def _place_gains(self, values: NDArray[Any], *, bits: int = GAIN_BITS) -> Gains:
+        """Store gains, of which so many upper bits will be read, with the largest fraction that holds their peak."""
+        unread = GAIN_BITS - bits
         peak = float(np.abs(values).max())
-        limit = (1 << (GAIN_BITS - 1)) - 1
-        if fraction is None:
-            fraction = math.floor(math.log2(limit / peak)) if peak > 0 else 0
-        quantised = np.clip(np.rint(np.ldexp(values.astype(np.float64), fraction)), -limit, limit)
+        fraction = math.floor(math.log2((VALUE_MAX >> unread) / peak)) if peak > 0 else 0
+        fixed = np.rint(np.ldexp(values.astype(np.float64), fraction)).astype(np.int64)
+        return Gains(self._place_words(compact.encode(fixed << unread)), fraction)
+
+    def _place_lower_bounds(self, values: NDArray[Any]) -> int:
+        limit = (1 << LOWER_BOUND_FRACTION) - 1
+        fixed = np.rint(np.ldexp(values.astype(np.float64), LOWER_BOUND_FRACTION))
+        return self._place_words(np.clip(fixed, -limit, limit))
+
+    def _place_words(self, values: NDArray[Any]) -> int:
+        """Store 16-bit words in the gain memory, padded to words of V."""
         words = ceil_div(len(values), self.geometry.vector)
         padded = np.zeros(words * self.geometry.vector, np.int16)
-        padded[: len(values)] = quantised
+        padded[: len(values)] = values
         self.gains.append(padded.reshape(words, -1))
         self.gain_words += words
-        return Gains(self.gain_words - words, fraction)
+        return self.gain_words - words
 
     def _place_store(self, words: NDArray[np.uint32]) -> int:
         self.store.append(words)
@@ -238,7 +258,8 @@ class _Compiler:
 
     def _matvec(self, trits: NDArray[np.int8], buffer: int) -> int:
         """Place a matrix and emit its product; returns the result beats."""
-        shape = matvec_shape(*trits.shape, self.geometry)
+        rows, inputs = trits.shape
+        shape = matvec_shape(rows, inputs, self.geometry)
         address = self._place_store(pack_store_words(matvec_words(trits, self.geometry), self.geometry))
         self._emit(
             Unit.ENGINE,
@@ -261,7 +282,7 @@ class _Compiler:
         self._vector(VectorOp.QUANT, source=source, scale=qscale, buffer=buffer, beats=beats)
 
     def _rms(self, length: int, stat_fraction: int) -> None:
-        """RMS = rsqrt(ENERGY / n * 2**(2 * (13 - fraction)) + 1e-8 * POWER / n)."""
+        """RMS = rsqrt(ENERGY / n * 2**(2 * (STAT_SHIFT - fraction)) + 1e-8 * POWER / n)."""
         energy = math.ldexp(1 / length, 2 * (STAT_SHIFT - stat_fraction))
         self._scalar(ScalarOp.MUL, Reg.ENERGY, Reg.ENERGY, energy)
         self._scalar(ScalarOp.MUL, Reg.POWER, Reg.POWER, NORM_EPSILON / length)
@@ -282,7 +303,7 @@ class _Compiler:
         # A row far below the residual's resolution is rounded to it.
         excess = np.maximum(-exponents, 0)[:, None]
         rows = np.rint(np.ldexp(image.embedding.astype(np.float64), -excess)).astype(np.int8)
-        shifts = np.clip(exponents, 0, EMBEDDING_EXPONENT_MAX)
+        shifts = np.clip(exponents, 0, EMBED_SHIFT_MAX)
         address = self._place_store(embedding_words(rows, shifts, self.geometry))
         beats = 1 + self.hidden_beats
         row = row_words(image.config.hidden, self.geometry)
@@ -291,12 +312,12 @@ class _Compiler:
 
     def _attention(self, layer: int) -> None:
         image, hidden = self.image, self.image.config.hidden
-        norms, calibration = image.norms, image.calibration
+        norms, calibration = image.norms, self.calibration
         keys = {name: f"layers.{layer}.{name}" for name in "ifgo"}
         norm = norms[f"layers.{layer}.attn_norm"]
         outer = self._place_gains(norm)
         inner = {name: self._place_gains(norm * norms[keys[name]]) for name in "fig"}
-        lower_bound = self._place_gains(image.lower_bounds[layer], fraction=MLP_GAIN_SHIFT)
+        lower_bound = self._place_lower_bounds(image.lower_bounds[layer])
         fraction = _state_fraction(calibration.candidate[layer])
         shift = max(0, fraction + _exponent(calibration.gate[layer]) + MARGIN_BITS - (ELEMENT_BITS - 1))
         state = layer * self.hidden_beats
@@ -321,7 +342,7 @@ class _Compiler:
         self._scale(Reg.SCALE_V, Reg.PEAK_V, keys["f"], GAIN_SHIFT - inner["f"].fraction)
         self._scale(Reg.SCALE_W, Reg.PEAK_W, keys["i"], GAIN_SHIFT - inner["i"].fraction)
         gain("g", self.v, Reg.PEAK_V)
-        self._vector(VectorOp.FORGET, gain=lower_bound.address, target=self.t, scale=Reg.SCALE_V)
+        self._vector(VectorOp.FORGET, gain=lower_bound, target=self.t, scale=Reg.SCALE_V)
         self._quantise(self.v, Reg.PEAK_V, Reg.QSCALE_V, 0, beats)
         self._project(keys["g"], 0)
         self._vector(VectorOp.STATE, source=self.t, state=state, scale=Reg.SCALE_W, fraction=fraction, fence=1)
@@ -359,12 +380,12 @@ class _Compiler:
 
     def _mlp(self, layer: int) -> None:
         image, config = self.image, self.image.config
-        norms, calibration = image.norms, image.calibration
+        norms, calibration = image.norms, self.calibration
         gate, down = f"layers.{layer}.gate", f"layers.{layer}.down"
         norm = norms[f"layers.{layer}.mlp_norm"]
         outer = self._place_gains(norm)
         inner = self._place_gains(norm * norms[gate])
-        product = self._place_gains(norms[down])
+        product = self._place_gains(norms[down], bits=MLP_GAIN_BITS)
         fraction = _state_fraction(calibration.mlp_gate[layer])
         shift = max(0, fraction + _exponent(calibration.mlp[layer]) + MARGIN_BITS - (ELEMENT_BITS - 1))
 
@@ -440,5 +461,5 @@ class _Compiler:
 
 
 def _state_fraction(peak: float) -> int:
-    """Fraction bits of a 16-bit value with this calibrated peak; at most those of the sigmoid's input."""
+    """Fraction bits of a state with this calibrated peak; at most those of the sigmoid's input."""
     return _clamp(STATE_BITS - 1 - MARGIN_BITS - _exponent(peak), 0, INPUT_FRACTION)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from .device import Device, Progress
-from .errors import BuildError
+from .errors import BuildError, DeviceError
 from .image import Image
-from .link import DEFAULT_BAUD, open_transport
+from .link import DEFAULT_BAUD, SIMULATOR, open_transport
 from .link.port import Port
 
-SIMULATOR = "sim"
+logger = logging.getLogger(__name__)
+
+Status = Callable[[str], None]
+"""Called with a phrase for each slow step."""
 
 
 @contextmanager
@@ -20,29 +24,34 @@ def open_device(
     *,
     image: Image | None = None,
     baud: int = DEFAULT_BAUD,
-    status: Callable[[str], None] | None = None,
+    status: Status = lambda _: None,
     progress: Progress | None = None,
 ) -> Iterator[Device]:
     """A device, with the image loaded if one is given.
 
-    url: `sim` builds and starts the simulated device, socket://HOST:PORT joins one that runs, all else is a serial port.
-    status: called with a phrase for each slow step; progress: with the words of the image sent, and in all.
-    Raises LinkError, DeviceError, FitError or BuildError.
+    With an image, requests that an earlier host left running are aborted.
+
+    url: `sim` builds and starts the simulated device, socket://HOST:PORT joins one that runs, and all else is a
+    serial port. status: called with a phrase for each slow step; progress: with the words of the image sent, and in
+    all. Raises LinkError, DeviceError, FitError or BuildError.
     """
-    with ExitStack() as stack:
-        if url == SIMULATOR:
-            device = stack.enter_context(_simulated(image, status, progress))
-        else:
-            device = stack.enter_context(Device(Port(open_transport(url, baud=baud))))
-            if image is not None:
-                device.load(image, progress)
+    connect = _simulated(image, status, progress) if url == SIMULATOR else _joined(url, baud, image, status, progress)
+    with connect as device:
+        try:
+            yield device
+        finally:
+            logger.info("link to %s: %s", device.port.transport.name, device.port.statistics)
+
+
+@contextmanager
+def _joined(url: str, baud: int, image: Image | None, status: Status, progress: Progress | None) -> Iterator[Device]:
+    with Device(Port(open_transport(url, baud=baud))) as device:
+        _load(device, image, status, progress)
         yield device
 
 
 @contextmanager
-def _simulated(
-    image: Image | None, status: Callable[[str], None] | None, progress: Progress | None
-) -> Iterator[Device]:
+def _simulated(image: Image | None, status: Status, progress: Progress | None) -> Iterator[Device]:
     try:
         from ternlight_boards.simulator import DIVISOR, GEOMETRY
         from ternlight_sim.simulated_device import build_simulator, snapshot_path, start_simulator
@@ -50,12 +59,30 @@ def _simulated(
         raise BuildError(f"the simulator needs {error.name}: install ternlight[sim]") from error
     executable = build_simulator(GEOMETRY, DIVISOR, progress=status)
     with (
-        start_simulator(executable, image and image.identity) as simulator,
+        start_simulator(executable, None if image is None else image.identity) as simulator,
         Device(Port(open_transport(simulator.url))) as device,
     ):
-        if image is not None:
-            if status is not None:
-                status("loading the image")
-            if device.load(image, progress):
+        if _load(device, image, status, progress) and image is not None:
+            try:
                 simulator.save_snapshot(snapshot_path(executable, image.identity))
+            except DeviceError as error:
+                # Only the next start is slower.
+                logger.warning("%s", error)
         yield device
+
+
+def _load(device: Device, image: Image | None, status: Status, progress: Progress | None) -> bool:
+    """Load an image, if there is one; whether it was sent."""
+    logger.info(
+        "%s: build %08x, %d lanes, %g MHz, image %08x",
+        device.port.transport.name,
+        device.build_id,
+        device.geometry.lanes,
+        device.geometry.clock_hz / 1e6,
+        device.image_id,
+    )
+    if image is None:
+        return False
+    status("loading the image")
+    device.abort_orphans()
+    return device.load(image, progress)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +19,6 @@ from .abi import (
     RESULT_TEXT,
     SESSION_WORDS,
     TAG_SHIFT,
-    TOKEN_BITS,
     TOKENS_PER_WORD,
     Command,
     Counter,
@@ -29,11 +29,13 @@ from .abi import (
     Status,
     Window,
     address,
+    pack_tokens,
+    unpack_tokens,
     window_address,
 )
 from .compiler import CompiledModel, compile_image
-from .errors import DeviceError, FitError, RequestError
-from .geometry import Geometry
+from .errors import DeviceError, FitError, LinkError, RequestError
+from .geometry import Geometry, ceil_div
 from .image import Image
 from .link.port import Port
 from .packets import Event
@@ -41,7 +43,11 @@ from .sampling import Sampling, check_request, stop_words
 
 SILENCE_SECONDS = 2.0
 """After so long without an event a session's record is read: events may be lost, records are not."""
+ABORT_SECONDS = 20.0
+"""A token takes no device so long."""
 TAGS = 256
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the words sent and the words in all."""
@@ -71,21 +77,18 @@ class SessionStatus(NamedTuple):
 class Device:
     """A device of checked identity.
 
-    Parameters: port, an open Port. Raises DeviceError when what answers is no ternlight device of this ABI version.
+    Parameters: port, an open Port; it is closed with the device. Raises DeviceError when what answers is no ternlight
+    device of this ABI version.
     Attributes: geometry; build_id; model, the compiled image once one is loaded.
     """
 
     def __init__(self, port: Port) -> None:
         self.port = port
-        magic, abi_version, self.build_id = self._registers(Register.MAGIC, 3)
-        if magic != MAGIC:
-            raise DeviceError(f"this is no ternlight device: its magic is {magic:#010x}, not {MAGIC:#010x}")
-        if abi_version != ABI_VERSION:
-            raise DeviceError(
-                f"the device speaks ABI version {abi_version}, this host {ABI_VERSION}: "
-                "build the bitstream and install the host from the same release"
-            )
-        self.geometry = Geometry.from_words(self._registers(Register.GEOMETRY, len(Geometry().words())))
+        try:
+            self.build_id, self.geometry = self._identify()
+        except BaseException:
+            port.close()
+            raise
         self.model: CompiledModel | None = None
         self._events: dict[int, deque[Event]] = {slot: deque() for slot in range(self.geometry.slots)}
 
@@ -107,7 +110,8 @@ class Device:
     def load(self, image: Image, progress: Progress | None = None) -> bool:
         """Compile and load an image, unless the device holds it already; returns whether it was sent.
 
-        Raises FitError when the model does not fit, and DeviceError while a session runs.
+        Sessions forget what they have seen of another image. Raises FitError when the model does not fit, and
+        DeviceError while a session runs on another image.
         """
         model = compile_image(image, self.geometry)
         if self.image_id == model.identity:
@@ -131,6 +135,8 @@ class Device:
 
             self.port.write_window(window, 0, words.reshape(-1).tolist(), self.geometry, progress=tell)
             sent += words.size
+        for slot in range(self.geometry.slots):
+            self.session(slot).reset()
         self._write_register(Register.VOCABULARY, model.vocabulary)
         self._write_register(Register.STATE_STRIDE, model.state_stride)
         self._write_register(Register.IMAGE_ID, model.identity)
@@ -164,15 +170,38 @@ class Device:
     def next_event(self, slot: int, timeout: float) -> Event | None:
         """The next event of a slot, waiting for it at most so long (seconds)."""
         queue = self._events[slot]
-        if not queue:
-            for event in self.port.poll_events(timeout):
+        end = time.monotonic() + timeout
+        while not queue:
+            news = self.port.poll_events(max(0.0, end - time.monotonic()))
+            if not news:
+                return None
+            for event in news:
                 if event.slot in self._events:
                     self._events[event.slot].append(event)
-        return queue.popleft() if queue else None
+        return queue.popleft()
+
+    def abort_orphans(self) -> None:
+        """End the requests that a host before this one left running; a link has one host at a time."""
+        for slot in range(self.geometry.slots):
+            session = self.session(slot)
+            if session.status().running:
+                logger.info("session %d still runs a request of an earlier host: it is aborted", slot)
+                session.abort()
 
     def drop_events(self, slot: int) -> None:
         """Forget what is known of a slot's earlier requests."""
         self._events[slot].clear()
+
+    def _identify(self) -> tuple[int, Geometry]:
+        magic, abi_version, build_id = self._registers(Register.MAGIC, 3)
+        if magic != MAGIC:
+            raise DeviceError(f"this is no ternlight device: its magic is {magic:#010x}, not {MAGIC:#010x}")
+        if abi_version != ABI_VERSION:
+            raise DeviceError(
+                f"the device speaks ABI version {abi_version}, this host {ABI_VERSION}: "
+                "build the bitstream and install the host from the same release"
+            )
+        return build_id, Geometry.from_words(self._registers(Register.GEOMETRY, len(Geometry().words())))
 
     def _registers(self, first: int, count: int) -> list[int]:
         return self.port.read(address(Window.REGISTERS, first), count)
@@ -189,7 +218,7 @@ class Session:
         self.slot = slot
         self.finish = Finish.NONE
         """Why the latest request ended."""
-        self._tag = int(time.monotonic_ns()) % TAGS
+        self._tag = 0
 
     def status(self) -> SessionStatus:
         """The session's progress, from its record."""
@@ -205,13 +234,14 @@ class Session:
         *,
         stop: Sequence[int] = (),
         keep_state: bool = False,
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """Read the prompt, of any length, and yield the generated tokens as they come.
 
         A stop token ends the request and is yielded as the last token. keep_state: the prompt continues what
         the session has seen; its latest sampled token was not seen yet, so that it belongs at the prompt's start.
         A caller that leaves early (or is interrupted) aborts the request. max_tokens = 0 only reads the prompt.
-        Raises RequestError for a request that does not fit, before anything is sent.
+        Raises RequestError for a request that does not fit, before anything is sent, and DeviceError while another
+        request runs in the slot.
         """
         sampling = sampling or Sampling()
         geometry = self.device.geometry
@@ -221,28 +251,38 @@ class Session:
 
     def _generate(
         self, prompt: list[int], max_tokens: int, sampling: Sampling, stop: Sequence[int], keep_state: bool
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         part = self.device.geometry.prompt
-        done = False
+        while len(prompt) > part:
+            yield from self._request(prompt[:part], 0, sampling, (), keep_state)
+            prompt, keep_state = prompt[part:], True
+        yield from self._request(prompt, max_tokens, sampling, stop, keep_state)
+
+    def _request(
+        self, prompt: list[int], max_tokens: int, sampling: Sampling, stop: Sequence[int], keep_state: bool
+    ) -> Generator[int, None, None]:
+        """One request of the device, from the claim of the slot to its end."""
+        # Events of an earlier request must not be taken for this one's, whoever made it.
+        flags = self._record(SessionWord.FLAGS, 1)[0]
+        self._idle_status("started again")
+        self._tag = ((flags >> TAG_SHIFT) + 1) % TAGS
         try:
-            while len(prompt) > part:
-                self._start(prompt[:part], 0, sampling, (), keep_state)
-                yield from self._tokens()
-                prompt, keep_state = prompt[part:], True
             self._start(prompt, max_tokens, sampling, stop, keep_state)
             yield from self._tokens()
-            done = True
-        finally:
-            if not done:
-                self.abort()
+        except LinkError:
+            raise  # An abort would not arrive either.
+        except BaseException:
+            self.abort()
+            raise
 
     def abort(self) -> None:
         """End the running request, if any, after its current token."""
         self.device.command(Command.ABORT, self.slot)
-        deadline = time.monotonic() + 10 * SILENCE_SECONDS
-        while self.status().running:
+        deadline = time.monotonic() + ABORT_SECONDS
+        while (status := self.status()).running:
             if time.monotonic() > deadline:
                 raise DeviceError(f"session {self.slot} does not end: reset the device")
+        self.finish = status.finish
         self.device.drop_events(self.slot)
 
     def save(self) -> SavedState:
@@ -285,19 +325,14 @@ class Session:
         self, prompt: list[int], max_tokens: int, sampling: Sampling, stop: Sequence[int], keep_state: bool
     ) -> None:
         geometry = self.device.geometry
-        self._tag = (self._tag + 1) % TAGS
         self.device.drop_events(self.slot)
-        padded = [*prompt, *[0] * (-len(prompt) % TOKENS_PER_WORD)]
-        words = [
-            sum(token << TOKEN_BITS * place for place, token in enumerate(padded[at : at + TOKENS_PER_WORD]))
-            for at in range(0, len(padded), TOKENS_PER_WORD)
-        ]
-        self.device.port.write_window(Window.PROMPTS, self.slot * (geometry.prompt // TOKENS_PER_WORD), words, geometry)
+        prompts = self.slot * (geometry.prompt // TOKENS_PER_WORD)
+        self.device.port.write(address(Window.PROMPTS, prompts), pack_tokens(prompt))
         flags = (CONTINUE_FLAG if keep_state else 0) | self._tag << TAG_SHIFT
         self._write(SessionWord.FLAGS, [flags, len(prompt), max_tokens, *sampling.words(), *stop_words(stop)])
         self.device.command(Command.START, self.slot)
 
-    def _tokens(self) -> Iterator[int]:
+    def _tokens(self) -> Generator[int, None, None]:
         """The tokens of the running request, in order and without gaps whatever events are lost."""
         geometry = self.device.geometry
         taken = credited = 0
@@ -306,6 +341,8 @@ class Session:
             if event is None:
                 status = self.status()
                 first, end, finish = taken, status.generated, Finish.NONE if status.running else status.finish
+                if end < taken or not (status.running or finish):
+                    raise DeviceError(f"session {self.slot} has lost its request: the device was reset")
                 tokens: Sequence[int] = ()
             elif event.tag != self._tag:
                 continue
@@ -326,14 +363,19 @@ class Session:
                 self._write(SessionWord.CREDIT, [taken])
                 credited = taken
 
-    def _ring(self, first: int, end: int) -> Iterator[int]:
-        """Tokens first..end of the running request, from the device's ring."""
-        geometry = self.device.geometry
-        base = self.slot * (geometry.ring // TOKENS_PER_WORD)
-        for index in range(first, end):
-            word, place = divmod(index % geometry.ring, TOKENS_PER_WORD)
-            (packed,) = self.device.port.read(address(Window.TOKENS, base + word), 1)
-            yield packed >> TOKEN_BITS * place & (1 << TOKEN_BITS) - 1
+    def _ring(self, first: int, end: int) -> list[int]:
+        """Tokens first..end of the running request, at most a ring's, from the device's ring."""
+        size = self.device.geometry.ring
+        tokens: list[int] = []
+        while first < end:
+            # Up to the end of the ring; what wraps around comes next.
+            start = first % size
+            count = min(end - first, size - start)
+            word, skipped = divmod(self.slot * size + start, TOKENS_PER_WORD)
+            words = self.device.port.read(address(Window.TOKENS, word), ceil_div(skipped + count, TOKENS_PER_WORD))
+            tokens += unpack_tokens(words)[skipped : skipped + count]
+            first += count
+        return tokens
 
     def _record(self, first: SessionWord, count: int) -> list[int]:
         return self.device.port.read(self._record_address(first), count)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 
 from .abi import Counter, Finish
@@ -66,8 +67,11 @@ class Writer:
         self.eos = image.config.eos
         self.stats: Stats | None = None
 
-    def write(self, prompt: str, max_tokens: int, sampling: Sampling | None = None) -> Iterator[str]:
-        """The text that follows the prompt, piece by piece; it ends at the model's end-of-sequence token."""
+    def write(self, prompt: str, max_tokens: int, sampling: Sampling | None = None) -> Generator[str, None, None]:
+        """The text that follows the prompt, piece by piece; it ends at the model's end-of-sequence token.
+
+        To close it early, as contextlib.closing does, aborts the request.
+        """
         sampling = sampling or Sampling()
         tokens = self.tokenizer.encode(prompt)
         stop = [] if self.eos is None else [self.eos]
@@ -76,15 +80,21 @@ class Writer:
         return self._pieces(request, len(tokens), before, started, sampling.seed)
 
     def _pieces(
-        self, request: Iterator[int], prompt_tokens: int, before: dict[Counter, int], started: float, seed: int
-    ) -> Iterator[str]:
+        self,
+        request: Generator[int, None, None],
+        prompt_tokens: int,
+        before: dict[Counter, int],
+        started: float,
+        seed: int,
+    ) -> Generator[str, None, None]:
         decoder = StreamDecoder(self.tokenizer)
         generated = 0
-        for token in request:
-            generated += 1
-            piece = decoder.push(token)
-            if piece:
-                yield piece
+        with closing(request):
+            for token in request:
+                generated += 1
+                piece = decoder.push(token)
+                if piece:
+                    yield piece
         rest = decoder.finish()
         if rest:
             yield rest

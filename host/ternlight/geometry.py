@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from .errors import FitError
+from .formats import ACTIVATION_BITS, COMPACT_BITS, ELEMENT_BITS
 
 COLUMN_BITS = 32
 """Width of the host's data words: wide memories are loaded in columns of so many bits."""
 
 TRITS_PER_CODE = 3
 CODE_BITS = 5
-ACTIVATION_BITS = 8
-ELEMENT_BITS = 24
-"""Width of an element of the vector memory, in bits."""
-GAIN_BITS = 16
-STATE_BITS = 16
 
 
 def ceil_div(numerator: int, denominator: int) -> int:
@@ -112,7 +108,7 @@ class Geometry:
     @property
     def gain_columns(self) -> int:
         """32-bit columns of a word of V gains (and of V states)."""
-        return self.vector * GAIN_BITS // COLUMN_BITS
+        return self.vector * COMPACT_BITS // COLUMN_BITS
 
     def words(self) -> list[int]:
         """The identity's words, in field order."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cobs import cobs
 
-from .abi import EVENT_HEADER_WORDS, MAX_DATA_WORDS, TOKEN_BITS, TOKENS_PER_WORD, Finish, Kind, Op
+from .abi import EVENT_HEADER_WORDS, MAX_DATA_WORDS, TOKENS_PER_WORD, Finish, Kind, Op, pack_tokens, unpack_tokens
 from .geometry import ceil_div
 
 DELIMITER = b"\x00"
@@ -59,9 +59,8 @@ class Event:
 
     def words(self) -> tuple[int, ...]:
         """The words of the EVENT packet."""
-        padded = [*self.tokens, 0]
-        packed = [padded[at] | padded[at + 1] << TOKEN_BITS for at in range(0, len(self.tokens), TOKENS_PER_WORD)]
-        return (self.slot | len(self.tokens) << 8 | self.tag << 16 | self.finish << 24, self.first, *packed)
+        head = self.slot | len(self.tokens) << 8 | self.tag << 16 | self.finish << 24
+        return (head, self.first, *pack_tokens(self.tokens))
 
     @classmethod
     def from_words(cls, words: Sequence[int]) -> Event | None:
@@ -72,8 +71,7 @@ class Event:
         slot, count, tag, finish = head.to_bytes(WORD_BYTES, "little")
         if len(packed) != ceil_div(count, TOKENS_PER_WORD) or finish not in Finish.__members__.values():
             return None
-        tokens = [half for word in packed for half in (word & 0xFFFF, word >> TOKEN_BITS)]
-        return cls(slot, tag, Finish(finish), first, tuple(tokens[:count]))
+        return cls(slot, tag, Finish(finish), first, tuple(unpack_tokens(packed)[:count]))
 
 
 def seal(packet: bytes) -> bytes:

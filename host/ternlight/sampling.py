@@ -55,6 +55,12 @@ class Sampling:
         return [packed, self.effective_top_k, self.seed]
 
 
+def check_max_tokens(max_tokens: int) -> None:
+    """Raises RequestError for a count of tokens that a session's record does not hold."""
+    if not 0 <= max_tokens <= UINT32_MAX:
+        raise RequestError(f"the number of tokens must be from 0 to {UINT32_MAX}, not {max_tokens}")
+
+
 def check_request(
     prompt: Sequence[int],
     max_tokens: int,
@@ -67,8 +73,7 @@ def check_request(
     """Raises RequestError for a request that the device would refuse."""
     if not prompt:
         raise RequestError("the prompt is empty: give at least one token")
-    if max_tokens < 0 or max_tokens > UINT32_MAX:
-        raise RequestError(f"the number of tokens must be from 0 to {UINT32_MAX}, not {max_tokens}")
+    check_max_tokens(max_tokens)
     for token in (*prompt, *stop):
         if not 0 <= token < vocabulary:
             raise RequestError(f"token {token} is not in the vocabulary of {vocabulary}")

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FitError
+from .formats import EMBED_SHIFT_MAX
 from .geometry import Geometry, ceil_div
 from .isa import ENGINE_FIELDS
-
-EMBEDDING_EXPONENT_MAX = 16
 
 
 class MatvecShape(NamedTuple):
@@ -72,9 +71,9 @@ def embedding_words(
     values in groups of V; a store word holds `embedding_beats` groups from the low bits up.
     """
     tokens, width = embedding.shape
-    if exponents.min() < 0 or exponents.max() > EMBEDDING_EXPONENT_MAX:
+    if exponents.min() < 0 or exponents.max() > EMBED_SHIFT_MAX:
         limits = f"{exponents.min()} to {exponents.max()}"
-        raise ValueError(f"embedding exponents must be from 0 to {EMBEDDING_EXPONENT_MAX}, not {limits}")
+        raise ValueError(f"embedding exponents must be from 0 to {EMBED_SHIFT_MAX}, not {limits}")
     words = row_words(width, geometry)
     filled = geometry.embedding_beats * geometry.vector
     values = np.zeros((tokens, words * filled), np.int8)

@@ -8,7 +8,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from ternlight.geometry import ACTIVATION_BITS, Geometry
+from ternlight.formats import ACTIVATION_BITS
+from ternlight.geometry import Geometry
 from ternlight.isa import ENGINE_FIELDS, VECTOR_FIELDS
 
 from .layouts import activation_beat

@@ -93,7 +93,7 @@ class Core(wiring.Component):
         m.d.comb += registers.count.eq(
             progress_counts(done=sequencer.done)
             | wait_causes(
-                running=sessions.active,
+                running=sessions.running,
                 in_token=sequencer.running,
                 busy=engine.busy,
                 starved=engine.starved,

@@ -19,8 +19,8 @@ _HEADER = data.StructLayout({"slot": 8, "count": 8, "tag": 8, "finish": 8})
 class EventTeller(wiring.Component):
     """Writes the words of an event: header, index of the first token, then two tokens a word (ternlight.abi).
 
-    Cycles, with `words` always ready: 2 for an event without tokens, and 2 per token. The event is taken with its last
-    word.
+    Cycles, with `words` always ready: 2, and 2 more per token. The event must stand still until it is taken, with its
+    last word.
 
     Members:
         event: In stream of EVENT; words: Out stream of PACKET_WORD.

@@ -13,17 +13,19 @@ from ternlight.geometry import Geometry
 from .bus import HostBus
 from .memory import LoadPort, ReadPort
 from .registers import OFFSET_BITS, RegisterBus
-from .sessions import SessionBus
+from .session_record import SessionBus
 
 LOADED = (Window.PROGRAM, Window.GAINS, Window.STORE, Window.STATES)
 SESSION_WINDOWS = (Window.SESSIONS, Window.PROMPTS, Window.TOKENS)
 
 
 class HostMap(wiring.Component):
-    """Target of the HostBus: one word at a time, two to four cycles each.
+    """Target of the HostBus: one word at a time.
 
-    The wide memories belong to the fabric while a token is in progress (`hold`): their words wait. PROGRAM, GAINS and
-    STORE are written only, and read as an error; so is every address beyond a window.
+    Cycles: 2 for an error and for a word of PROGRAM, GAINS or STORE, 3 for a word of STATES; a register or a word
+    of a session takes one more than behind the map. The wide memories belong to the fabric while a token is in
+    progress (`hold`): their words wait. PROGRAM, GAINS and STORE are written only, and read as an error; so is
+    every address beyond a window.
 
     Parameters: geometry, session_offset_bits.
     Members:

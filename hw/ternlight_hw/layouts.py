@@ -5,7 +5,8 @@ from __future__ import annotations
 from amaranth import signed, unsigned
 from amaranth.lib import data
 
-from ternlight.geometry import ACTIVATION_BITS, ELEMENT_BITS, Geometry
+from ternlight.formats import ACTIVATION_BITS, ELEMENT_BITS
+from ternlight.geometry import Geometry
 from ternlight.isa import SIGNED_FIELDS, EngineOp, ScalarOp, VectorOp
 from ternlight.ufloat import EXPONENT_BITS, MANTISSA_BITS
 

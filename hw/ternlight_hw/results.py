@@ -6,7 +6,8 @@ from amaranth import Module, Mux, Signal, unsigned
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ternlight.geometry import ACTIVATION_BITS, Geometry
+from ternlight.formats import ACTIVATION_BITS
+from ternlight.geometry import Geometry
 
 from .layouts import result_beat
 from .rows import sums_layout

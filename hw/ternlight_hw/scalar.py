@@ -8,17 +8,20 @@ from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ternlight.formats import ACTIVATION_MAX, BLOCK_FRACTION, BLOCK_SHIFT_MAX, QSCALE_FRACTION
 from ternlight.isa import ScalarOp
 from ternlight.ufloat import EXPONENT_BITS, EXPONENT_MAX, EXPONENT_MIN, MANTISSA_BITS, MANTISSA_MAX
 
 from .layouts import WRITEBACK, scalar_command
 from .recurrence import DigitRecurrence
 
-BLOCK_SHIFT_MAX = 15
-
 _STEPS = {ScalarOp.RECIP: 8, ScalarOp.QSCALE: 8, ScalarOp.RSQRT: 17}
 """Steps of the recurrence; a root ends one step behind its 32-bit radicand."""
-_DIVIDENDS = {ScalarOp.RECIP: 1 << 29 - 16, ScalarOp.QSCALE: 127 << 22 - 16, ScalarOp.RSQRT: 1 << 44 - 32}
+_DIVIDENDS = {
+    ScalarOp.RECIP: 1 << 29 - 16,
+    ScalarOp.QSCALE: ACTIVATION_MAX << QSCALE_FRACTION - 16,
+    ScalarOp.RSQRT: 1 << 44 - 32,
+}
 """The golden model's dividends, less the bits that the steps append."""
 
 _WIDE_EXPONENT = signed(EXPONENT_BITS + 2)
@@ -114,6 +117,7 @@ class ScalarUnit(wiring.Component):
         aligned = Signal(_ALIGNED)
         swap = ((a.exponent < b.exponent) & (b.mantissa != 0)) | (a.mantissa == 0)
         distance = Mux(swap, b.exponent - a.exponent, a.exponent - b.exponent)
+        block = b.exponent - BLOCK_FRACTION
         with m.If(advance):
             m.d.sync += aligned_valid.eq(operands_valid)
         with m.If(advance & operands_valid):
@@ -141,12 +145,12 @@ class ScalarUnit(wiring.Component):
                         aligned.exponent.eq(a.exponent + b.exponent + MANTISSA_BITS - 1),
                     ]
                 with m.Case(ScalarOp.LOWER):
-                    shift = Mux(b.exponent < 0, 0, Mux(b.exponent > BLOCK_SHIFT_MAX, BLOCK_SHIFT_MAX, b.exponent))
+                    shift = Mux(block < 0, 0, Mux(block > BLOCK_SHIFT_MAX, BLOCK_SHIFT_MAX, block))
                     m.d.sync += aligned.exponent.eq(a.exponent - (shift << 1))
                 with m.Case(ScalarOp.RECIP):
                     m.d.sync += [aligned.exponent.eq(-29 - a.exponent), aligned.slow.eq(1)]
                 with m.Case(ScalarOp.QSCALE):
-                    m.d.sync += [aligned.exponent.eq(-22 - a.exponent), aligned.slow.eq(1)]
+                    m.d.sync += [aligned.exponent.eq(-QSCALE_FRACTION - a.exponent), aligned.slow.eq(1)]
                 with m.Case(ScalarOp.RSQRT):
                     m.d.sync += [aligned.exponent.eq(-22 - (a.exponent >> 1)), aligned.slow.eq(1)]
 

@@ -6,6 +6,7 @@ from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from ternlight.formats import SHIFT_MAX
 from ternlight.geometry import Geometry
 from ternlight.gumbel import FRACTION, SCORE_BITS, WORD_BITS
 from ternlight.ufloat import MANTISSA_MAX
@@ -16,7 +17,6 @@ from .pipeline import Flow, Pipeline
 
 SCORED = data.StructLayout({"token": unsigned(TOKEN_BITS), "score": signed(SCORE_BITS)})
 
-SHIFT_MAX = 47
 SPLIT = 11
 """Low bits of an accumulator that are multiplied on their own: a product of 18 bits by 18 holds either part."""
 

@@ -13,7 +13,6 @@ from ternlight.abi import (
     EVENT_TOKENS,
     EXPONENT_SHIFT,
     SESSION_WORDS,
-    STOP_TOKENS,
     TAG_SHIFT,
     TOKEN_BITS,
     TOKENS_PER_WORD,
@@ -29,10 +28,10 @@ from ternlight.geometry import Geometry
 from .event_teller import EventTeller
 from .packets import PACKET_WORD
 from .sequencer import TOKEN_DONE, TOKEN_JOB
+from .session_record import Record, SessionBus, next_after
 
 COMMAND = data.StructLayout({"op": 8, "slot": 8})
 
-_STATUS = data.StructLayout({"status": 8, "finish": 8, "consumed": 16})
 _WORD_BITS = ceil_log2(SESSION_WORDS)
 
 
@@ -43,57 +42,6 @@ class Task(enum.Enum):
     FILE = 1
     COMMAND = 2
     TELL = 3
-
-
-class SessionBus(wiring.Signature):
-    """One word of a session window: held until `ack`, one cycle; `read_data` is valid with `ack`.
-
-    offset: the word within the window. Writes of TOKENS are acknowledged without effect.
-    """
-
-    def __init__(self, *, offset_bits: int) -> None:
-        super().__init__(
-            {
-                "enable": Out(1),
-                "write": Out(1),
-                "window": Out(4),
-                "offset": Out(offset_bits),
-                "write_data": Out(32),
-                "ack": In(1),
-                "read_data": In(32),
-            }
-        )
-
-
-class _Record:
-    """The working copy of the record of `slot`, a word at a time in its own register."""
-
-    def __init__(self, slot_bits: int) -> None:
-        self.slot = Signal(slot_bits)
-        self.flags, self.prompt_count, self.max_tokens = Signal(32), Signal(32), Signal(32)
-        self.inverse_temperature, self.top_k, self.seed = Signal(32), Signal(32), Signal(32)
-        self.stops = [Signal(32, name=f"stop_{index}") for index in range(STOP_TOKENS)]
-        self.credit, self.status, self.generated = Signal(32), Signal(_STATUS), Signal(32)
-        self.position, self.last_token, self.reported = Signal(32), Signal(32), Signal(32)
-        named = {word: getattr(self, word.name.lower()) for word in SessionWord if word != SessionWord.STOP}
-        stops = {SessionWord.STOP + index: stop for index, stop in enumerate(self.stops)}
-        self.words = [word for _, word in sorted((named | stops).items())]
-
-    def of(self, mask):
-        """The slot's bit of a mask of slots."""
-        return mask.bit_select(self.slot, 1)
-
-
-def _next_after(m, mask, latest):
-    """A fair choice: the first slot of the mask after the latest one, in a ring."""
-    chosen = Signal.like(latest)
-    later = [candidate & (latest < slot) for slot, candidate in enumerate(mask)]
-    # The last assignment holds: to the lowest of the later slots, or else to the lowest of all.
-    for candidates in (mask, later):
-        for slot in reversed(range(len(mask))):
-            with m.If(candidates[slot]):
-                m.d.comb += chosen.eq(slot)
-    return chosen
 
 
 class Sessions(wiring.Component):
@@ -117,7 +65,8 @@ class Sessions(wiring.Component):
         image: In(1), an image is loaded; vocabulary: In(17); state_stride: In(16).
         job: Out stream of TOKEN_JOB; done: In stream of TOKEN_DONE.
         events: Out stream of PACKET_WORD. An event begins when `ready` is set, and then everything waits for its end.
-        active: Out(1), a session runs or an event is pending; blocked: Out(1), all running sessions wait for the host.
+        running: Out(1), a session runs; active: Out(1), that or an event is pending; blocked: Out(1), all running
+        sessions wait for the host.
     """
 
     def __init__(self, *, geometry: Geometry) -> None:
@@ -136,6 +85,7 @@ class Sessions(wiring.Component):
                 "done": In(stream.Signature(TOKEN_DONE)),
                 "events": Out(stream.Signature(PACKET_WORD)),
                 "active": Out(1),
+                "running": Out(1),
                 "blocked": Out(1),
             }
         )
@@ -146,7 +96,7 @@ class Sessions(wiring.Component):
         self._telling = Signal(slots)  # has something that events have not told
         self._ready = Signal(slots)
 
-        self._record = _Record(slot_bits)
+        self._record = Record(slot_bits)
         self._index = Signal(range(SESSION_WORDS + 1))  # the word that is loaded or stored
         self._task = Signal(Task)
         self._state = Signal(16)  # slot * state_stride
@@ -179,12 +129,13 @@ class Sessions(wiring.Component):
         m.d.sync += self._state.eq(self._record.slot * self.state_stride)
         m.d.comb += [
             self._ready.eq(self._running & (~self._stalled | self._aborting)),
-            self.active.eq(self._running.any() | self._telling.any()),
-            self.blocked.eq(self._running.any() & ~self._ready.any() & ~self._in_flight),
+            self.running.eq(self._running.any()),
+            self.active.eq(self.running | self._telling.any()),
+            self.blocked.eq(self._running.any() & ~self._ready.any()),
         ]
         self._addresses(m)
-        next_job = _next_after(m, self._ready, self._job_slot)
-        next_event = _next_after(m, self._telling, self._event_slot)
+        next_job = next_after(m, self._ready, self._job_slot)
+        next_event = next_after(m, self._telling, self._event_slot)
         with m.FSM():
             self._choose(m, next_job=next_job, next_event=next_event)
             self._transfer(m)

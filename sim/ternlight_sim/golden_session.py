@@ -25,7 +25,8 @@ class GoldenSession:
     @property
     def states(self) -> NDArray[np.int16]:
         """The state memory of the session, (words, V)."""
-        return self.state.states[0].astype(np.int16)
+        words: NDArray[np.int16] = self.state.states[0].astype(np.int16)
+        return words
 
     @property
     def position(self) -> int:

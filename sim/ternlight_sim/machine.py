@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ternlight.compiler import CompiledModel
-from ternlight.geometry import ACTIVATION_BITS, Geometry
+from ternlight.formats import ACTIVATION_BITS
+from ternlight.geometry import Geometry
 from ternlight.isa import (
     SCALAR_REGISTERS,
     TEMPERATURE_REGISTER,
@@ -53,7 +54,8 @@ class Logits:
 
     def real(self) -> NDArray[np.float64]:
         """The logits in floating point (those over the temperature)."""
-        return self.accumulators * self.scale.real()[:, None]
+        reals: NDArray[np.float64] = self.accumulators * self.scale.real()[:, None]
+        return reals
 
 
 def matrix(words: NDArray[np.uint32], chunks: int, groups: int, geometry: Geometry) -> NDArray[np.int8]:

@@ -2,31 +2,69 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from importlib import metadata, resources
 from pathlib import Path
 
 import platformdirs
 
+from ternlight.errors import ImageError
 from ternlight.geometry import Geometry
 
 from .build import build
 from .simulator import Simulator
 
 TOP = "top"
+TOP_MODULE = "ternlight_hw.top"
 KEPT_DESIGNS = 8
+
+logger = logging.getLogger(__name__)
 
 
 def gateware_digest(geometry: Geometry, divisor: int) -> str:
     """A hash of everything that determines the Verilog: sources, geometry, line rate and Amaranth's version."""
     digest = hashlib.sha256(repr((geometry, divisor, metadata.version("amaranth"))).encode())
-    for package in ("ternlight_hw", "ternlight"):
-        root = Path(str(resources.files(package)))
-        for path in sorted(root.rglob("*.py")):
-            digest.update(f"{path.relative_to(root)}\n".encode())
-            digest.update(path.read_bytes())
+    for module, source in sorted(gateware_sources().items()):
+        digest.update(f"{module}\n".encode())
+        digest.update(source)
     return digest.hexdigest()
+
+
+def gateware_sources() -> dict[str, bytes]:
+    """The modules that the gateware is made of, of its package and of the host's formats: all that Top imports.
+
+    Driver and commands are not among them, so that a change there costs no build.
+    """
+    roots = {package: Path(str(resources.files(package))) for package in ("ternlight_hw", "ternlight")}
+    sources: dict[str, bytes] = {}
+    waiting = [TOP_MODULE]
+    while waiting:
+        module = waiting.pop()
+        package, *parts = module.split(".")
+        if module in sources or package not in roots:
+            continue
+        place = roots[package].joinpath(*parts)
+        path = next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+        if path is not None:  # otherwise it is a name in a module
+            sources[module] = path.read_bytes()
+            inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            waiting += [module.rpartition(".")[0], *_imported(sources[module], inside)]
+    return sources
+
+
+def _imported(source: bytes, package: str) -> Iterator[str]:
+    """What a module of a package imports, where a name may be a module's or a module."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: 1 - node.level or None] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def generate_verilog(geometry: Geometry, divisor: int, build_id: int) -> str:
@@ -69,6 +107,12 @@ def snapshot_path(executable: Path, identity: int) -> Path:
 
 
 def start_simulator(executable: Path, identity: int | None = None) -> Simulator:
-    """Run a simulator, with the image of this identity if a snapshot holds it."""
+    """Run a simulator, with the image of this identity if a snapshot holds it; a damaged snapshot is discarded."""
     snapshot = None if identity is None else snapshot_path(executable, identity)
-    return Simulator.start(executable, snapshot=snapshot if snapshot and snapshot.exists() else None)
+    if snapshot is not None and snapshot.exists():
+        try:
+            return Simulator.start(executable, snapshot=snapshot)
+        except ImageError as error:
+            logger.warning("%s: the image is loaded again", error)
+            snapshot.unlink()
+    return Simulator.start(executable)

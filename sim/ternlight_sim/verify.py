@@ -79,7 +79,7 @@ def verify(
     for token in request:
         wanted = next(expected, None)
         if token != wanted:
-            request.close()  # type: ignore[attr-defined]
+            request.close()
             return Verification(
                 agreed, _explain(device, machine, [*prompt, *agreed], token, wanted, layers, slot, agreed)
             )

@@ -23,12 +23,13 @@ from ternlight.abi import (
     SessionWord,
     Status,
     Window,
+    pack_tokens,
 )
 from ternlight.geometry import Geometry
 from ternlight_hw.sequencer import TOKEN_DONE, TOKEN_JOB
 from ternlight_hw.sessions import Sessions
 from ternlight_sim.bench import parameters, rng, simulate, start, unpack
-from ternlight_sim.golden.control import SessionsModel, token_words
+from ternlight_sim.golden.control import SessionsModel
 
 VOCABULARY = 60000
 TOKENS = 20
@@ -246,6 +247,7 @@ class Bench:
                 assert self.model.settle(slot)
             assert slot == self.model.next_event()
             self.expected = self.model.tell(slot)
+            self.event_since = self.time
         self.event.append(word)
         position = len(self.event) - 1
         assert word == self.expected[position], (position, hex(word), [hex(word) for word in self.expected])
@@ -264,6 +266,7 @@ class Bench:
         assert words[1] == len(told.tokens)
         assert count or finish
         self.longest = max(self.longest, count)
+        assert self.pace.refuse or self.time - self.event_since + 1 == 2 + 2 * count
         packed = sum(word << 32 * place for place, word in enumerate(words[EVENT_HEADER_WORDS:]))
         told.tokens += unpack(packed, 16, count, signed=False)
         told.finish = Finish(finish)
@@ -300,7 +303,7 @@ class Bench:
     def prompt_write(self, slot, tokens):
         padded = [*tokens, *[0] * (-len(tokens) % TOKENS_PER_WORD)]
         first = slot * self.geometry.prompt // TOKENS_PER_WORD
-        for index, word in enumerate(token_words(padded)):
+        for index, word in enumerate(pack_tokens(padded)):
             yield from self.write(Window.PROMPTS, first + index, word)
 
     def start(self, slot, tag, prompt, max_tokens, *, keep=False, stops=(), top_k=1):

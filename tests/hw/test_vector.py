@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge, with_timeout
 
-from ternlight.geometry import ELEMENT_BITS, GAIN_BITS, STATE_BITS, Geometry
+from ternlight.formats import COMPACT_BITS, ELEMENT_BITS
+from ternlight.geometry import Geometry
 from ternlight.isa import READS_RESULTS, WRITES_ENERGY, WRITES_PEAK, WRITES_POWER, VectorOp
+from ternlight.sigmoid import INPUT_FRACTION
 from ternlight.ufloat import EXPONENT_MAX, EXPONENT_MIN, MANTISSA_MAX
 from ternlight_hw.layouts import vector_command
 from ternlight_hw.vector import VectorUnit
@@ -59,8 +61,8 @@ class Model:
     def __init__(self, random: np.random.Generator, lanes: int):
         self.lanes = lanes
         self.elements = np.zeros((VECTOR_WORDS, lanes), np.int64)
-        self.gains = extremes(random, (GAIN_WORDS, lanes), GAIN_BITS)
-        self.states = extremes(random, (STATE_WORDS, lanes), STATE_BITS)
+        self.gains = extremes(random, (GAIN_WORDS, lanes), COMPACT_BITS)
+        self.states = extremes(random, (STATE_WORDS, lanes), COMPACT_BITS)
 
     def outputs(self, command: dict) -> int:
         """Words that the command writes (or quantises)."""
@@ -208,7 +210,7 @@ class Program:
             energy=int(random.integers(16)),
             power=int(random.integers(16)),
             shift=int(random.choice([0, 8, 16, 24, 40, 47, 63, *range(1, 20)])),
-            fraction=int(random.integers(24 if op == VectorOp.RESID else 12)),
+            fraction=int(random.integers(24 if op == VectorOp.RESID else INPUT_FRACTION + 1)),
         )
 
     def check(self, word: int) -> None:

@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from ternlight.formats import BLOCK_FRACTION, BLOCK_SHIFT_MAX
 from ternlight.ufloat import EXPONENT_MAX, EXPONENT_MIN, MANTISSA_MAX, MANTISSA_MIN
 from ternlight_sim.golden import scalar
 from ternlight_sim.golden.scalar import UFloat
@@ -157,7 +158,7 @@ def test_qscale_never_exceeds_127():
 def test_lower():
     left, right = zip(*pairs(8), strict=True)
     for a, b, got in zip(left, right, apply(scalar.lower, left, right), strict=True):
-        shift = min(max(b[1], 0), 15)
+        shift = min(max(b[1] - BLOCK_FRACTION, 0), BLOCK_SHIFT_MAX)
         assert got == limited(a[0], a[1] - 2 * shift), (a, b)
 
 

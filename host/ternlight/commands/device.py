@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..connect import SIMULATOR, open_device
-from ..device import Device
-from ..image import Image
-from ..link import DEFAULT_BAUD
-from ..sampling import Sampling
-from .progress import steps
+from ..link import DEFAULT_BAUD, SIMULATOR
+from ..sampling import Sampling, check_max_tokens
+
+if TYPE_CHECKING:  # so that `--help` does without numpy
+    from ..device import Device
+    from ..image import Image
 
 
 def add_device_arguments(parser: Any) -> None:
@@ -53,12 +53,25 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 
 def image_of(args: argparse.Namespace) -> Image:
     """The image that the arguments name."""
+    from ..image import Image
+
     return Image.default() if args.image is None else Image.load(args.image)
+
+
+def prompt_of(args: argparse.Namespace, image: Image) -> list[int]:
+    """The prompt's tokens; raises RequestError for a prompt or a count of tokens that no device would take."""
+    from .text import image_tokenizer
+
+    check_max_tokens(args.tokens)
+    return image_tokenizer(image).encode(args.prompt)
 
 
 @contextmanager
 def device_of(args: argparse.Namespace, image: Image | None) -> Iterator[Device]:
     """The device that the arguments name, with the image loaded; slow steps are shown on standard error."""
+    from ..connect import open_device
+    from .progress import steps
+
     with ExitStack() as stack:
         with steps() as shown:
             device = stack.enter_context(

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .device import add_image_argument, image_of
+
 WRITTEN_TOKENS = 4096
 """Tokens that the model writes for itself where no text is given."""
 WRITTEN_STREAMS = 16
@@ -32,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
         help="bits per byte of an image against the float reference",
         description="Evaluate the integer golden model, which a device equals bit by bit, and the float reference.",
     )
-    parser.add_argument("--image", type=Path, metavar="FILE", help="image (default: the one that ships with ternlight)")
+    add_image_argument(parser)
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -57,13 +59,12 @@ def run(args: argparse.Namespace) -> int:
     from ..compiler import compile_image
     from ..errors import RequestError
     from ..geometry import Geometry
-    from ..image import Image
     from .progress import progress_bar
     from .text import Text, image_tokenizer, read_tokens
 
     if args.tokens is not None and args.tokens < 2:
         raise RequestError(f"--tokens must be at least 2, not {args.tokens}")
-    image = Image.default() if args.image is None else Image.load(args.image)
+    image = image_of(args)
     if args.checkpoint is None:
         reference = FloatReference(image)
     else:

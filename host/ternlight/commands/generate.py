@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import closing
 from typing import Any
 
 from .device import (
@@ -13,6 +14,7 @@ from .device import (
     add_sampling_arguments,
     device_of,
     image_of,
+    prompt_of,
     sampling_of,
 )
 
@@ -24,7 +26,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "generate",
         help="continue a prompt",
-        description="Continue a prompt on a device. The text goes to standard output, a line of figures to standard error.",
+        description="Continue a prompt on a device. "
+        "The text goes to standard output, a line of figures to standard error.",
     )
     parser.add_argument("prompt", nargs="?", default=DEFAULT_PROMPT, help='text to continue (default: "%(default)s")')
     parser.add_argument("-n", "--tokens", type=int, default=128, metavar="N", help="at most so many (default: 128)")
@@ -41,17 +44,18 @@ def run(args: argparse.Namespace) -> int:
     from ..generate import Writer
 
     sampling, image = sampling_of(args), image_of(args)
+    prompt_of(args, image)  # to refuse it before the slow steps
     with device_of(args, image) as device:
         writer = Writer(device, image, slot=args.slot)
-        pieces = writer.write(args.prompt, args.tokens, sampling)
-        if args.json:
-            text = "".join(pieces)
-        else:
-            sys.stdout.write(args.prompt)
-            for piece in pieces:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-            sys.stdout.write("\n")
+        with closing(writer.write(args.prompt, args.tokens, sampling)) as pieces:
+            if args.json:
+                text = "".join(pieces)
+            else:
+                sys.stdout.write(args.prompt)
+                for piece in pieces:
+                    sys.stdout.write(piece)
+                    sys.stdout.flush()
+                sys.stdout.write("\n")
     assert writer.stats is not None
     if args.json:
         print(json.dumps({"prompt": args.prompt, "text": text, **writer.stats.json()}))

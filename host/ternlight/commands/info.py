@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .device import add_device_arguments, add_image_argument, device_of, image_of
+
+if TYPE_CHECKING:
+    from ..device import Device
 
 
 def add_parser(subparsers: Any) -> None:
@@ -37,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             "lanes": geometry.lanes,
             "geometry": asdict(geometry),
             "loaded_image": f"{device.image_id:08x}" if device.image_id else None,
-            "sessions": [device.session(slot).status()._asdict() | {"slot": slot} for slot in range(geometry.slots)],
+            "sessions": [_session(device, slot) for slot in range(geometry.slots)],
             "counters": {counter.name.lower(): value for counter, value in device.counters().items()},
         }
     try:
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"geometry {sizes}")
     print(f"image    {report['loaded_image'] or 'none loaded'}")
     for session in report["sessions"]:
-        state = "running" if session["running"] else f"idle ({session['finish'].name.lower()})"
+        state = "running" if session["running"] else f"idle ({session['finish']})"
         print(f"session  {session['slot']}: {state}, {session['position']:,} tokens seen")
     print("counters " + ", ".join(f"{name} {value:,}" for name, value in report["counters"].items()))
     if needs["fits"]:
@@ -72,3 +75,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{image.config.name} ({image.identity:08x}) does not fit: {needs['reason']}")
     return 0
+
+
+def _session(device: Device, slot: int) -> dict[str, Any]:
+    status = device.session(slot).status()
+    return {"slot": slot} | status._asdict() | {"finish": status.finish.name.lower()}

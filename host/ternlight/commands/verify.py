@@ -13,6 +13,7 @@ from .device import (
     add_sampling_arguments,
     device_of,
     image_of,
+    prompt_of,
     sampling_of,
 )
 from .generate import DEFAULT_PROMPT
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     sampling, image = sampling_of(args), image_of(args)
     tokenizer = image_tokenizer(image)
-    prompt = tokenizer.encode(args.prompt)
+    prompt = prompt_of(args, image)
     with device_of(args, image) as device, progress_bar("comparing") as progress:
         result = verify(
             device,

@@ -6,6 +6,8 @@ from .base import Transport
 
 DEFAULT_BAUD = 1_000_000
 SOCKET_SCHEME = "socket://"
+SIMULATOR = "sim"
+"""The URL of the simulated device that is built and started on demand."""
 
 
 def open_transport(url: str, *, baud: int = DEFAULT_BAUD) -> Transport:

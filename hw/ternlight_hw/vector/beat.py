@@ -42,7 +42,7 @@ BEAT = data.StructLayout(
         "long": 1,
         "odd": 1,  # the second beat of a pair (MLP)
         "fresh": 1,  # the state counts as zero
-        "narrowing": 5,  # right shift of the source to 16 bits
+        "narrowing": 5,  # right shift of the source to its block
         "shift": 6,  # right shift of the first product
         "lift": 4,  # left shift of z to the sigmoid's format
         "second_shift": 6,  # right shift of the second product

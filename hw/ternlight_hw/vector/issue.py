@@ -6,6 +6,7 @@ from amaranth import Const, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ternlight.formats import BLOCK_FRACTION, BLOCK_SHIFT_MAX, GAIN_SHIFT, QUANT_FRACTION, SHIFT_MAX, STAT_SHIFT
 from ternlight.isa import VectorOp
 from ternlight.sigmoid import INPUT_FRACTION, OUTPUT_FRACTION
 
@@ -13,14 +14,8 @@ from ..layouts import vector_command
 from .arithmetic import clamp, named
 from .beat import BEAT, LONG, ROUTE, is_one_of
 
-BLOCK_SHIFT_MAX = 15
-SHIFT_MAX = 47
 NARROWING_MAX = 31
 """From 24 on, the shift of a 24-bit element gives zero."""
-GAIN_SHIFT = 7
-STAT_SHIFT = 13
-QUANT_FRACTION = 22
-"""Fraction bits of a quantisation scale's mantissa: the source is narrowed by what its exponent asks beyond these."""
 
 
 class Issue(wiring.Component):
@@ -135,7 +130,7 @@ class Issue(wiring.Component):
                 Mux(
                     op == VectorOp.QUANT,
                     clamp(-QUANT_FRACTION - exponent, 0, NARROWING_MAX),
-                    clamp(exponent, 0, BLOCK_SHIFT_MAX),
+                    clamp(exponent - BLOCK_FRACTION, 0, BLOCK_SHIFT_MAX),
                 )
             ),
         ]

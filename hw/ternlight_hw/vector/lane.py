@@ -6,9 +6,24 @@ from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ternlight.geometry import ACTIVATION_BITS, ELEMENT_BITS, GAIN_BITS, STATE_BITS
+from ternlight.formats import (
+    ACTIVATION_BITS,
+    ACTIVATION_MAX,
+    BLOCK_BITS,
+    COMPACT_BITS,
+    ELEMENT_BITS,
+    ENERGY_BITS,
+    FORGET_BITS,
+    GAIN_BITS,
+    MLP_GAIN_BITS,
+    MLP_GAIN_SHIFT,
+    MLP_STAT_SHIFT,
+    POWER_BITS,
+    POWER_SHIFT,
+    STATE_BITS,
+)
 from ternlight.isa import READS_RESULTS, VectorOp
-from ternlight.sigmoid import OUTPUT_FRACTION
+from ternlight.sigmoid import OUTPUT_FRACTION, Z_BITS
 
 from .arithmetic import (
     halves,
@@ -22,16 +37,12 @@ from .arithmetic import (
     shift_fine,
 )
 from .beat import BEAT, ENTRY, LONG_EXIT, ROUNDED, SHORT_EXIT, is_one_of
-from .reduce import ENERGY_BITS, POWER_BITS
-from .sigmoid import ONE, Z_BITS, Sigmoid
+from .compact import decode, encode
+from .sigmoid import ONE, Sigmoid
 
-NARROW_BITS = 16
 FACTOR_BITS = 17
 """Unsigned: a mantissa, or 2**0..2**16 for an embedding."""
-PRODUCT_BITS = 40
-MLP_STAT_SHIFT = 6
-POWER_SHIFT = 4
-ACTIVATION_MAX = (1 << ACTIVATION_BITS - 1) - 1
+PRODUCT_BITS = 41
 
 EXIT = data.StructLayout({"value": signed(ELEMENT_BITS), "energy": signed(ENERGY_BITS), "power": signed(POWER_BITS)})
 """An output, and what the reductions square of it."""
@@ -40,7 +51,7 @@ EXIT = data.StructLayout({"value": signed(ELEMENT_BITS), "energy": signed(ENERGY
 class Lane(wiring.Component):
     """One element of every vector operation, bit for bit ternlight_sim.golden.vector.
 
-    Ten multipliers of 18x18 bits: two each for (acc | element) * (mantissa | gain), acc * silu or f * (h - s), and
+    Ten multipliers of 18x18 bits: two each for (acc | block) * mantissa or gain * block, acc * silu or (h - s) * f, and
     t * gain; one each for the sigmoid's interpolation and z * sigmoid; two square in Reduce.
     A stage writes its registers only for a valid beat. The stages up to ENTRY move with `advance`, the others always.
 
@@ -52,7 +63,7 @@ class Lane(wiring.Component):
     -------
     beats: the beats in stages 0 to LONG_EXIT, in.
     advance: the stages up to ENTRY move, in.
-    source (24 bits), gain, state (16 bits, signed): the memories' words of stage 1, in.
+    source (24 bits), gain, state (codes of 16 bits): the memories' words of stage 1, in.
     result: the engine's result for the beat in stage ENTRY, in.
     factor: the mantissa of the beat in stage ENTRY, or 2**exponent of an embedding (17 bits, unsigned), in.
     activation: QUANT's output in stage ROUNDED, out.
@@ -68,8 +79,8 @@ class Lane(wiring.Component):
                 "beats": In(BEAT).array(LONG_EXIT + 1),
                 "advance": In(1),
                 "source": In(signed(ELEMENT_BITS)),
-                "gain": In(signed(GAIN_BITS)),
-                "state": In(signed(STATE_BITS)),
+                "gain": In(signed(COMPACT_BITS)),
+                "state": In(signed(COMPACT_BITS)),
                 "result": In(signed(accumulator)),
                 "factor": In(unsigned(FACTOR_BITS)),
                 "activation": Out(signed(ACTIVATION_BITS)),
@@ -98,12 +109,13 @@ class Lane(wiring.Component):
         """Declare the values that travel along; each is written where its next form is chosen.
 
         keep: an operand until the second product: x, narrow x, f or acc.
-        side: the gain, the lower bound or h; from stage 9 GATE's power term; from stage 16 silu or f.
+        side: the gain, h (their codes in stage 3), or the lower bound; from stage 9 GATE's power term; from stage 16
+        silu or f.
         """
         self.keep = {stage: Signal(signed(ELEMENT_BITS), name=f"keep_{stage}") for stage in range(4, 16)}
-        self.side = {stage: Signal(signed(16), name=f"side_{stage}") for stage in range(3, LONG_EXIT + 1)}
+        self.side = {stage: Signal(signed(GAIN_BITS), name=f"side_{stage}") for stage in range(3, LONG_EXIT + 1)}
         self.z = {stage: Signal(signed(Z_BITS), name=f"z_{stage}") for stage in range(ROUNDED, 13)}
-        chosen = {"keep": {4}, "side": {3, 9, 16}, "z": {ROUNDED}}
+        chosen = {"keep": {4}, "side": {3, 4, 9, 16}, "z": {ROUNDED}}
         for name, here in chosen.items():
             values = getattr(self, name)
             for stage in values.keys() - here:
@@ -127,20 +139,31 @@ class Lane(wiring.Component):
             ]
 
         op = self.beats[ENTRY].op
-        narrow = named(m, saturate(named(m, round_half(shifted)), NARROW_BITS))
+        narrow = named(m, saturate(named(m, round_half(shifted)), BLOCK_BITS))
+        decoded = named(m, decode(self.side[3]))
         self.a, self.b = Signal(signed(ELEMENT_BITS)), Signal(signed(FACTOR_BITS + 1))
         with m.If(self._in(ENTRY)):
-            m.d.sync += [
-                self.a.eq(Mux(is_one_of(op, READS_RESULTS), self.result, narrow)),
-                self.b.eq(Mux(is_one_of(op, (VectorOp.STAT, VectorOp.GAIN)), self.side[3], self.factor)),
-            ]
+            with m.If(is_one_of(op, (VectorOp.STAT, VectorOp.GAIN))):
+                m.d.sync += [self.a.eq(decoded), self.b.eq(narrow)]
+            with m.Else():
+                m.d.sync += [
+                    self.a.eq(Mux(is_one_of(op, READS_RESULTS), self.result, narrow)),
+                    self.b.eq(self.factor),
+                ]
+            m.d.sync += self.side[4].eq(Mux(op == VectorOp.FORGET, self.side[3], decoded))
             with m.Switch(op):
-                with m.Case(VectorOp.STATE, VectorOp.RESID):
+                with m.Case(VectorOp.STATE):
+                    m.d.sync += self.keep[4].eq(saturate(carried, FORGET_BITS))
+                with m.Case(VectorOp.RESID):
                     m.d.sync += self.keep[4].eq(carried)
                 with m.Case(VectorOp.STAT):
                     m.d.sync += self.keep[4].eq(narrow)
                 with m.Default():
                     m.d.sync += self.keep[4].eq(self.result)
+
+    def _lower_bound(self, stage):
+        """FORGET's operand, which is no code."""
+        return self.side[stage][:COMPACT_BITS].as_signed()
 
     def _multiply(self, m, stage, a, b, amount):
         """Stages stage + 1 to stage + 3: a * b / 2**amount, with one bit below the point.
@@ -160,7 +183,7 @@ class Lane(wiring.Component):
         return named(m, round_half(fine))
 
     def _first_product(self, m):
-        """Stages 5 to 8: acc * mantissa, or narrow * gain, in the formats of what follows."""
+        """Stages 5 to 8: acc * mantissa, or gain * narrow, in the formats of what follows."""
         rounded = self._multiply(m, 4, self.a, self.b, "shift")
         self.rounded = Signal(signed(ELEMENT_BITS))
         activation = named(m, saturate(rounded, ACTIVATION_BITS))
@@ -171,7 +194,7 @@ class Lane(wiring.Component):
                 m.d.sync += self.activation.eq(Mux(activation == ~ACTIVATION_MAX, -ACTIVATION_MAX, activation))
             with m.If(beat.long):
                 m.d.sync += self.z[ROUNDED].eq(
-                    Mux(beat.op == VectorOp.GATE, self.side[ROUNDED - 1], saturate(rounded, Z_BITS))
+                    Mux(beat.op == VectorOp.GATE, saturate(self.side[ROUNDED - 1], Z_BITS), saturate(rounded, Z_BITS))
                 )
 
     def _short_exit(self, m):
@@ -198,26 +221,32 @@ class Lane(wiring.Component):
             sigmoid.input.payload.lift.eq(self.beats[ROUNDED].lift),
         ]
         assert ROUNDED + sigmoid.latency == 13
-        factor = Signal(signed(Z_BITS + 2))
+        factor = Signal(signed(Z_BITS))
         with m.If(self._in(12)):
-            m.d.sync += factor.eq(Mux(self.beats[12].op == VectorOp.FORGET, ONE - self.side[12], self.z[12]))
-        scaled = Signal(signed(33))
+            m.d.sync += factor.eq(
+                Mux(self.beats[12].op == VectorOp.FORGET, ONE - self._lower_bound(12), self.z[12]),
+            )
+        scaled = Signal(signed(Z_BITS + OUTPUT_FRACTION))
         with m.If(self._in(13)):
             m.d.sync += scaled.eq(factor * sigmoid.output.payload)
-        self.silu = Signal(signed(16))
-        bound = Mux(self.beats[14].op == VectorOp.FORGET, self.side[14], 0)
+        # The forget gate lies between its lower bound and 1: it needs fewer bits.
+        self.silu = Signal(signed(Z_BITS))
+        bound = Mux(self.beats[14].op == VectorOp.FORGET, self._lower_bound(14), 0)
         gate = named(m, round_shift(scaled + (bound << OUTPUT_FRACTION), OUTPUT_FRACTION))
         with m.If(self._in(14)):
-            m.d.sync += self.silu.eq(saturate(gate, 16))
+            m.d.sync += self.silu.eq(gate)
 
     def _second_product(self, m):
-        """Stages 16 to 20: acc * silu, with MLP's silu held from the beat before, or f * (h - s)."""
+        """Stages 16 to 20: acc * silu, with MLP's silu held from the beat before, or (h - s) * f."""
         beat = self.beats[15]
-        a, b, held = Signal(signed(ELEMENT_BITS)), Signal(signed(17)), Signal.like(self.silu)
+        a, b, held = Signal(signed(ELEMENT_BITS)), Signal(signed(FORGET_BITS)), Signal.like(self.silu)
         with m.If(self._in(15)):
-            m.d.sync += a.eq(self.keep[15])
             with m.If(beat.op == VectorOp.STATE):
-                m.d.sync += b.eq(self.side[15] - self.silu)
+                m.d.sync += a.eq(self.side[15] - self.silu)
+            with m.Else():
+                m.d.sync += a.eq(self.keep[15])
+            with m.If(beat.op == VectorOp.STATE):
+                m.d.sync += b.eq(self.keep[15])
             with m.Elif((beat.op == VectorOp.MLP) & beat.odd):
                 m.d.sync += b.eq(held)
             with m.Else():
@@ -234,7 +263,7 @@ class Lane(wiring.Component):
     def _long_exit(self, m):
         """Stages 21 and 22: t * gain of MLP; h' = s + f * (h - s) of STATE; t of GATE and f as they are."""
         gated, side = self.gated, self.side[20]
-        parts = partial_products(gated, side)
+        parts = partial_products(gated, side[GAIN_BITS - MLP_GAIN_BITS :].as_signed())
         low, high = (Signal(part.shape()) for part in parts)
         weight = named(m, round_shift(gated, MLP_STAT_SHIFT))
         state = named(m, gated + side)
@@ -253,10 +282,15 @@ class Lane(wiring.Component):
             with m.Default():
                 m.d.sync += other.eq(side)
         m.d.comb += self.long.power.eq(self.side[LONG_EXIT])
-        gained = saturate(named(m, round_shift(product(low, high), OUTPUT_FRACTION)), ELEMENT_BITS)
+        code = encode(m, other[:STATE_BITS].as_signed())
+        gained = saturate(named(m, round_shift(product(low, high), MLP_GAIN_SHIFT)), ELEMENT_BITS)
         with m.If(self._in(21)):
-            m.d.sync += [
-                self.long.value.eq(Mux(self.beats[21].op == VectorOp.MLP, gained, other)),
-                self.long.energy.eq(energy),
-            ]
+            m.d.sync += self.long.energy.eq(energy)
+            with m.Switch(self.beats[21].op):
+                with m.Case(VectorOp.MLP):
+                    m.d.sync += self.long.value.eq(gained)
+                with m.Case(VectorOp.STATE):
+                    m.d.sync += self.long.value.eq(code)
+                with m.Default():
+                    m.d.sync += self.long.value.eq(other)
         return m

@@ -7,15 +7,12 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from ternlight.geometry import ELEMENT_BITS
+from ternlight.formats import ELEMENT_BITS, ENERGY_BITS, POWER_BITS
 from ternlight.isa import WRITES_ENERGY, WRITES_PEAK, WRITES_POWER, VectorOp
 
 from ..layouts import WRITEBACK
 from .beat import ROUTE, Pulse, is_one_of
 from .normalise import SUM_BITS, TOTAL, Normaliser
-
-ENERGY_BITS = 18
-POWER_BITS = 16
 
 TERM = data.StructLayout(
     {
@@ -50,7 +47,7 @@ class Reduce(wiring.Component):
     Members
     -------
     valid, op, route: the operation of the elements and their place in it, in.
-    values: 24-bit elements; energies: 18 bits; powers: 16 bits; signed, in.
+    values: 24-bit elements; energies and powers: 18 bits; signed, in.
     writeback: pulses of layouts.WRITEBACK, out.
     busy: a beat or a reduction is here, out.
     """

@@ -9,11 +9,10 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ternlight.sigmoid import INPUT_FRACTION, OUTPUT_FRACTION, SEGMENT_BITS, SEGMENTS, TABLE
+from ternlight.sigmoid import INPUT_FRACTION, OUTPUT_FRACTION, SEGMENT_BITS, SEGMENTS, TABLE, Z_BITS
 
 from .beat import Pulse
 
-Z_BITS = 16
 MAGNITUDE_BITS = Z_BITS - 1
 ONE = 1 << OUTPUT_FRACTION
 
@@ -26,9 +25,9 @@ ARGUMENT = data.StructLayout({"z": signed(Z_BITS), "lift": unsigned(INPUT_FRACTI
 
 
 class Sigmoid(wiring.Component):
-    """sigmoid(saturate(z << lift, 16)) of Q4.11 as U0.15: ternlight_sim.golden.vector.sigmoid.
+    """sigmoid(saturate(z << lift, 18)) of Q4.13 as U0.15: ternlight_sim.golden.vector.sigmoid.
 
-    Latency 5 cycles, one value per cycle; one multiplier of 10x8 bits.
+    Latency 5 cycles, one value per cycle; one multiplier of 10x10 bits.
 
     Attributes: latency.
     Members: input: ARGUMENT, in. output: U0.15 (15 bits), out. Both are pulses.
@@ -63,7 +62,7 @@ class Sigmoid(wiring.Component):
                 with m.If(before):
                     m.d.sync += negative[stage + 1].eq(negative[stage])
 
-        # |z|, where -2**15 may count as 2**15 - 1: both saturate, or are the table's end.
+        # |z|, where its lowest value may count as the next: both saturate, or are the table's end.
         z = self.input.payload.z
         magnitude, lift = Signal(MAGNITUDE_BITS), Signal.like(self.input.payload.lift)
         with m.If(valid[0]):

@@ -9,7 +9,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from ternlight.geometry import GAIN_BITS, STATE_BITS, Geometry
+from ternlight.formats import COMPACT_BITS, EMBED_SHIFT_MAX
+from ternlight.geometry import Geometry
 from ternlight.isa import READS_RESULTS, VectorOp
 
 from ..layouts import WRITEBACK, activation_beat, element_beat, result_beat, vector_command
@@ -19,8 +20,6 @@ from .beat import BEAT, ENTRY, LONG_EXIT, ROUNDED, ROUTE, SHORT_EXIT, WRITES_VEC
 from .issue import Issue
 from .lane import EXIT, FACTOR_BITS, Lane
 from .reduce import Reduce
-
-EMBED_SHIFT_MAX = 16
 
 
 def any_of(conditions):
@@ -47,7 +46,7 @@ class VectorUnit(wiring.Component):
 
     A write is visible to commands that are accepted in its cycle or later; without a fence, an operation may read
     what was there before the operations in flight. `beats` counts input beats and is at least 1; at least 2 for EMBED,
-    whose rows are signed bytes, and even for MLP. `fraction` is at most 11, except for RESID. Sums are exact up to
+    whose rows are signed bytes, and even for MLP. `fraction` is at most 13, except for RESID. Sums are exact up to
     2**13 elements.
 
     Parameters
@@ -139,9 +138,9 @@ class VectorUnit(wiring.Component):
             states.write.address.eq(route.target),
             states.write.enable.eq(reduce.valid & (op == VectorOp.STATE)),
         ]
-        gain_words = data.View(data.ArrayLayout(signed(GAIN_BITS), geometry.vector), gains.read.data)
-        state_words = data.View(data.ArrayLayout(signed(STATE_BITS), geometry.vector), states.read.data)
-        new_states = data.View(data.ArrayLayout(signed(STATE_BITS), geometry.vector), states.write.data)
+        gain_words = data.View(data.ArrayLayout(signed(COMPACT_BITS), geometry.vector), gains.read.data)
+        state_words = data.View(data.ArrayLayout(signed(COMPACT_BITS), geometry.vector), states.read.data)
+        new_states = data.View(data.ArrayLayout(signed(COMPACT_BITS), geometry.vector), states.write.data)
         factor = self._factor(m, beats[ENTRY].op, routes[ENTRY])
         for index, lane in enumerate(lanes):
             m.submodules[f"lane_{index}"] = lane

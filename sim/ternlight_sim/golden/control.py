@@ -24,17 +24,12 @@ from ternlight.abi import (
     SessionWord,
     Status,
     Window,
+    pack_tokens,
 )
 from ternlight.geometry import Geometry
 from ternlight.ufloat import EXPONENT_BITS, MANTISSA_BITS
 
 _TOKEN_MASK = (1 << TOKEN_BITS) - 1
-
-
-def token_words(tokens: list[int]) -> list[int]:
-    """Tokens as words of the windows PROMPTS and TOKENS (and of events), the first in the low bits."""
-    groups = (tokens[at : at + TOKENS_PER_WORD] for at in range(0, len(tokens), TOKENS_PER_WORD))
-    return [sum(token << TOKEN_BITS * place for place, token in enumerate(group)) for group in groups]
 
 
 class SessionsModel:
@@ -67,7 +62,7 @@ class SessionsModel:
             return self.records[offset // SESSION_WORDS][offset % SESSION_WORDS]
         buffers = self.prompts if window == Window.PROMPTS else self.rings
         slot, index = divmod(offset * TOKENS_PER_WORD, len(buffers[0]))
-        return token_words(buffers[slot][index : index + TOKENS_PER_WORD])[0]
+        return pack_tokens(buffers[slot][index : index + TOKENS_PER_WORD])[0]
 
     def write(self, window: Window, offset: int, word: int) -> None:
         """The host's write of a word; TOKENS cannot be written."""
@@ -199,7 +194,7 @@ class SessionsModel:
         self.event_slot = slot
         tag = record[SessionWord.FLAGS] >> TAG_SHIFT & 0xFF
         tokens = [self.rings[slot][index % self.geometry.ring] for index in range(first, first + count)]
-        return [slot | count << 8 | tag << 16 | finish << 24, first, *token_words(tokens)]
+        return [slot | count << 8 | tag << 16 | finish << 24, first, *pack_tokens(tokens)]
 
     def _consumed(self, slot: int) -> int:
         return self.records[slot][SessionWord.STATUS] >> 16

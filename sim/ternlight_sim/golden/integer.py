@@ -7,9 +7,6 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-SHIFT_MAX = 47
-"""Largest dynamic right shift of the vector unit; larger ones give the same result."""
-
 
 def round_shift(value: Ints, shift: Ints | int) -> Ints:
     """value / 2**shift, rounded half up (towards plus infinity); shift >= 0."""

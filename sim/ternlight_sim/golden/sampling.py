@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ternlight.formats import SHIFT_MAX
 from ternlight.gumbel import (
     CONSTANTS,
     FRACTION,
@@ -23,7 +24,7 @@ from ternlight.gumbel import (
 )
 from ternlight.ufloat import MANTISSA_MAX
 
-from .integer import SHIFT_MAX, Ints, round_shift
+from .integer import Ints, round_shift
 from .scalar import UFloat, bit_length
 
 _MASK = (1 << WORD_BITS) - 1

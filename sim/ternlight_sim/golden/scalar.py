@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ternlight.formats import ACTIVATION_MAX, BLOCK_FRACTION, BLOCK_SHIFT_MAX, QSCALE_FRACTION
 from ternlight.ufloat import (
     EXPONENT_MAX,
     EXPONENT_MIN,
@@ -15,9 +16,6 @@ from ternlight.ufloat import (
 )
 
 from .integer import Ints
-
-BLOCK_SHIFT_MAX = 15
-ACTIVATION_MAX = 127
 
 
 class UFloat(NamedTuple):
@@ -58,8 +56,8 @@ def normalise(value: Ints) -> UFloat:
 
 
 def block_shift(peak: UFloat) -> Ints:
-    """The right shift that brings a vector with this peak into 16 bits: its exponent, within 0..15."""
-    return np.clip(peak.exponent, 0, BLOCK_SHIFT_MAX)
+    """The right shift, within 0..15, that brings a vector with this peak into BLOCK_BITS."""
+    return np.clip(peak.exponent - BLOCK_FRACTION, 0, BLOCK_SHIFT_MAX)
 
 
 def add(a: UFloat, b: UFloat) -> UFloat:
@@ -105,8 +103,8 @@ def rsqrt(a: UFloat) -> UFloat:
 
 def qscale(a: UFloat) -> UFloat:
     """127 / a for quantisation: (127 * 2**22 // mantissa, -22 - exponent), not normalised; 0 for 0."""
-    mantissa = np.int64(ACTIVATION_MAX << 22) // np.maximum(a.mantissa, 1)
-    return _limit(np.where(a.mantissa == 0, 0, mantissa), -22 - a.exponent)
+    mantissa = np.int64(ACTIVATION_MAX << QSCALE_FRACTION) // np.maximum(a.mantissa, 1)
+    return _limit(np.where(a.mantissa == 0, 0, mantissa), -QSCALE_FRACTION - a.exponent)
 
 
 def lower(a: UFloat, b: UFloat) -> UFloat:
