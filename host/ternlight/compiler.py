@@ -15,23 +15,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import compact, ufloat
 from .abi import VOCABULARY_MAX
-from .compact import VALUE_MAX
+from .assembler import Assembler, Reg
+from .config import BIT_EPS
 from .errors import FitError
 from .formats import (
     ACTIVATION_MAX,
     ELEMENT_BITS,
     EMBED_SHIFT_MAX,
-    GAIN_BITS,
     GAIN_SHIFT,
-    LOWER_BOUND_FRACTION,
     MLP_GAIN_BITS,
     MLP_GAIN_SHIFT,
     MLP_STAT_SHIFT,
@@ -42,48 +39,18 @@ from .formats import (
 from .geometry import Geometry, ceil_div
 from .image import Image
 from .isa import (
-    TEMPERATURE_REGISTER,
     ControlOp,
     EngineOp,
     ScalarOp,
     Unit,
     VectorOp,
     encode,
-    instruction,
 )
 from .sigmoid import INPUT_FRACTION
-from .trits import pack_store_words
-from .weights import embedding_words, matvec_shape, matvec_words, row_words
+from .weights import embedding_words, row_words
 
-NORM_EPSILON = 1e-8
-"""The epsilon of the norm inside every product."""
 MARGIN_BITS = 2
 """Headroom of calibrated formats over the largest value seen in calibration; beyond it they saturate."""
-
-
-class Reg(IntEnum):
-    """Scalar registers by role."""
-
-    PEAK = 0  # of the residual
-    PEAK_V = 1  # of a gained vector, for the next product
-    PEAK_W = 2
-    QSCALE_V = 3
-    QSCALE_W = 4
-    ENERGY = 5
-    POWER = 6
-    RMS = 7  # reciprocal root mean square
-    SCALE_V = 8
-    SCALE_W = 9
-    PEAK_T = 10
-    SCALE_G = 11
-    TEMPERATURE = TEMPERATURE_REGISTER
-
-
-class Gains(NamedTuple):
-    """Where a vector of gains lies, and its fixed-point fraction."""
-
-    address: int
-    fraction: int
 
 
 @dataclass(frozen=True)
@@ -128,13 +95,13 @@ def _clamp(value: int, low: int, high: int) -> int:
     return max(low, min(high, value))
 
 
-class _Compiler:
+class _Compiler(Assembler):
     """One compilation: memory allocation and the emission of instructions in issue order."""
 
     def __init__(self, image: Image, geometry: Geometry) -> None:
+        super().__init__(image.config.name, geometry)
         self.image = image
         self.calibration = image.require_calibration()
-        self.geometry = geometry
         config = image.config
         self.hidden_beats = ceil_div(config.hidden, geometry.vector)
         self.inner_beats = ceil_div(config.intermediate, geometry.vector)
@@ -144,11 +111,6 @@ class _Compiler:
         self.w = self.v + max(self.hidden_beats, self.inner_beats)
         self.t = self.w + self.hidden_beats
         self.vector_words = self.t + self.hidden_beats
-        self.program: list[dict[str, Any]] = []
-        self.gains: list[NDArray[np.int16]] = []
-        self.gain_words = 0
-        self.store: list[NDArray[np.uint32]] = []
-        self.store_words = 0
         self.macs = 0
         rows = np.ldexp(np.abs(image.embedding.astype(np.float64)).max(axis=1), -image.embedding_exponent.astype(int))
         residual = max(self.calibration.residual, float(rows.max()))
@@ -162,7 +124,7 @@ class _Compiler:
             self._attention(layer)
             self._mlp(layer)
         self._head()
-        self._check_sizes()
+        self.check_sizes()
         return CompiledModel(
             geometry=geometry,
             identity=self.image.identity,
@@ -190,110 +152,38 @@ class _Compiler:
                 f"sums of {longest} products need {bits} bits, but the device accumulates {geometry.accumulator}: "
                 f"rebuild it with accumulator={bits}"
             )
-        self._fits("vector memory", self.vector_words, geometry.vector_words, "vector_words")
+        self.check("vector memory", self.vector_words, geometry.vector_words, "vector_words")
         states = config.layers * self.hidden_beats * geometry.slots
-        self._fits(f"state memory of {geometry.slots} slots", states, geometry.state_words, "state_words")
+        self.check(f"state memory of {geometry.slots} slots", states, geometry.state_words, "state_words")
 
-    def _check_sizes(self) -> None:
-        geometry = self.geometry
-        self._fits("program", len(self.program), geometry.program_words, "program_words")
-        self._fits("gain memory", self.gain_words, geometry.gain_words, "gain_words")
-        self._fits("weight store", self.store_words, geometry.store_words, "store_words")
+    # What products share.
 
-    def _fits(self, what: str, needed: int, limit: int, field: str) -> None:
-        if needed > limit:
-            raise FitError(
-                f"{self.image.config.name} needs {needed} words of {what}, but the device has {limit}: "
-                f"rebuild it with {field}={needed}, or choose a smaller model"
-            )
-
-    # Memory.
-
-    def _place_gains(self, values: NDArray[Any], *, bits: int = GAIN_BITS) -> Gains:
-        """Store gains, of which so many upper bits will be read, with the largest fraction that holds their peak."""
-        unread = GAIN_BITS - bits
-        peak = float(np.abs(values).max())
-        fraction = math.floor(math.log2((VALUE_MAX >> unread) / peak)) if peak > 0 else 0
-        fixed = np.rint(np.ldexp(values.astype(np.float64), fraction)).astype(np.int64)
-        return Gains(self._place_words(compact.encode(fixed << unread)), fraction)
-
-    def _place_lower_bounds(self, values: NDArray[Any]) -> int:
-        limit = (1 << LOWER_BOUND_FRACTION) - 1
-        fixed = np.rint(np.ldexp(values.astype(np.float64), LOWER_BOUND_FRACTION))
-        return self._place_words(np.clip(fixed, -limit, limit))
-
-    def _place_words(self, values: NDArray[Any]) -> int:
-        """Store 16-bit words in the gain memory, padded to words of V."""
-        words = ceil_div(len(values), self.geometry.vector)
-        padded = np.zeros(words * self.geometry.vector, np.int16)
-        padded[: len(values)] = values
-        self.gains.append(padded.reshape(words, -1))
-        self.gain_words += words
-        return self.gain_words - words
-
-    def _place_store(self, words: NDArray[np.uint32]) -> int:
-        self.store.append(words)
-        self.store_words += len(words)
-        return self.store_words - len(words)
-
-    # Emission.
-
-    def _emit(self, unit: Unit, op: IntEnum, **fields: int) -> None:
-        try:
-            self.program.append(instruction(unit, op, **fields))
-        except ValueError as error:
-            raise FitError(f"{self.image.config.name} is too large for the instruction set: {error}") from error
-
-    def _vector(self, op: VectorOp, **fields: int) -> None:
-        self._emit(Unit.VECTOR, op, **{"beats": self.hidden_beats} | fields)
-
-    def _scalar(self, op: ScalarOp, target: Reg, a: Reg, b: Reg | float | None = None) -> None:
-        if isinstance(b, Reg):
-            self._emit(Unit.SCALAR, op, target=target, a=a, b=b)
-        elif b is None:
-            self._emit(Unit.SCALAR, op, target=target, a=a)
-        else:
-            mantissa, exponent = ufloat.from_float(b)
-            self._emit(Unit.SCALAR, op, target=target, a=a, immediate=1, mantissa=mantissa, exponent=exponent)
-
-    def _matvec(self, trits: NDArray[np.int8], buffer: int) -> int:
-        """Place a matrix and emit its product; returns the result beats."""
-        rows, inputs = trits.shape
-        shape = matvec_shape(rows, inputs, self.geometry)
-        address = self._place_store(pack_store_words(matvec_words(trits, self.geometry), self.geometry))
-        self._emit(
-            Unit.ENGINE,
-            EngineOp.MATVEC,
-            buffer=buffer,
-            chunks=shape.chunks,
-            groups=shape.groups,
-            beats=shape.beats,
-            address=address,
-        )
-        return shape.beats
+    def vector(self, op: VectorOp, **fields: int) -> None:
+        """Append a vector operation, by default on a vector of the hidden width."""
+        super().vector(op, **{"beats": self.hidden_beats} | fields)
 
     def _project(self, key: str, buffer: int) -> None:
         trits = self.image.trits[key]
         self.macs += trits.size
-        self._matvec(trits, buffer)
+        self.matvec(trits, buffer)
 
     def _quantise(self, source: int, peak: Reg, qscale: Reg, buffer: int, beats: int) -> None:
-        self._scalar(ScalarOp.QSCALE, qscale, peak)
-        self._vector(VectorOp.QUANT, source=source, scale=qscale, buffer=buffer, beats=beats)
+        self.scalar(ScalarOp.QSCALE, qscale, peak)
+        self.vector(VectorOp.QUANT, source=source, scale=qscale, buffer=buffer, beats=beats)
 
     def _rms(self, length: int, stat_fraction: int) -> None:
         """RMS = rsqrt(ENERGY / n * 2**(2 * (STAT_SHIFT - fraction)) + 1e-8 * POWER / n)."""
         energy = math.ldexp(1 / length, 2 * (STAT_SHIFT - stat_fraction))
-        self._scalar(ScalarOp.MUL, Reg.ENERGY, Reg.ENERGY, energy)
-        self._scalar(ScalarOp.MUL, Reg.POWER, Reg.POWER, NORM_EPSILON / length)
-        self._scalar(ScalarOp.ADD, Reg.ENERGY, Reg.ENERGY, Reg.POWER)
-        self._scalar(ScalarOp.RSQRT, Reg.RMS, Reg.ENERGY)
+        self.scalar(ScalarOp.MUL, Reg.ENERGY, Reg.ENERGY, energy)
+        self.scalar(ScalarOp.MUL, Reg.POWER, Reg.POWER, BIT_EPS / length)
+        self.scalar(ScalarOp.ADD, Reg.ENERGY, Reg.ENERGY, Reg.POWER)
+        self.scalar(ScalarOp.RSQRT, Reg.RMS, Reg.ENERGY)
 
     def _scale(self, target: Reg, peak: Reg, key: str, exponent: int) -> None:
         """target = peak * beta / 127 * 2**exponent * RMS"""
         constant = math.ldexp(self.image.betas[key] / ACTIVATION_MAX, exponent)
-        self._scalar(ScalarOp.MUL, target, peak, constant)
-        self._scalar(ScalarOp.MUL, target, target, Reg.RMS)
+        self.scalar(ScalarOp.MUL, target, peak, constant)
+        self.scalar(ScalarOp.MUL, target, target, Reg.RMS)
 
     # The model.
 
@@ -304,34 +194,34 @@ class _Compiler:
         excess = np.maximum(-exponents, 0)[:, None]
         rows = np.rint(np.ldexp(image.embedding.astype(np.float64), -excess)).astype(np.int8)
         shifts = np.clip(exponents, 0, EMBED_SHIFT_MAX)
-        address = self._place_store(embedding_words(rows, shifts, self.geometry))
+        address = self.place_store(embedding_words(rows, shifts, self.geometry))
         beats = 1 + self.hidden_beats
         row = row_words(image.config.hidden, self.geometry)
-        self._emit(Unit.ENGINE, EngineOp.EMBED, chunks=row, beats=beats, address=address)
-        self._vector(VectorOp.EMBED, beats=beats, target=self.x, peak=Reg.PEAK)
+        self.emit(Unit.ENGINE, EngineOp.EMBED, chunks=row, beats=beats, address=address)
+        self.vector(VectorOp.EMBED, beats=beats, target=self.x, peak=Reg.PEAK)
 
     def _attention(self, layer: int) -> None:
         image, hidden = self.image, self.image.config.hidden
         norms, calibration = image.norms, self.calibration
         keys = {name: f"layers.{layer}.{name}" for name in "ifgo"}
         norm = norms[f"layers.{layer}.attn_norm"]
-        outer = self._place_gains(norm)
-        inner = {name: self._place_gains(norm * norms[keys[name]]) for name in "fig"}
-        lower_bound = self._place_lower_bounds(image.lower_bounds[layer])
+        outer = self.place_gains(norm)
+        inner = {name: self.place_gains(norm * norms[keys[name]]) for name in "fig"}
+        lower_bound = self.place_lower_bounds(image.lower_bounds[layer])
         fraction = _state_fraction(calibration.candidate[layer])
         shift = max(0, fraction + _exponent(calibration.gate[layer]) + MARGIN_BITS - (ELEMENT_BITS - 1))
         state = layer * self.hidden_beats
         beats = self.hidden_beats
 
         def gain(name: str, target: int, peak: Reg) -> None:
-            self._vector(
+            self.vector(
                 VectorOp.GAIN, source=self.x, gain=inner[name].address, target=target, scale=Reg.PEAK, peak=peak
             )
 
         # Forget gate and candidate: both gained vectors first, so that their peaks are found meanwhile.
         gain("f", self.v, Reg.PEAK_V)
         gain("i", self.w, Reg.PEAK_W)
-        self._vector(
+        self.vector(
             VectorOp.STAT, source=self.x, gain=outer.address, scale=Reg.PEAK, energy=Reg.ENERGY, power=Reg.POWER
         )
         self._quantise(self.v, Reg.PEAK_V, Reg.QSCALE_V, 0, beats)
@@ -342,12 +232,12 @@ class _Compiler:
         self._scale(Reg.SCALE_V, Reg.PEAK_V, keys["f"], GAIN_SHIFT - inner["f"].fraction)
         self._scale(Reg.SCALE_W, Reg.PEAK_W, keys["i"], GAIN_SHIFT - inner["i"].fraction)
         gain("g", self.v, Reg.PEAK_V)
-        self._vector(VectorOp.FORGET, gain=lower_bound, target=self.t, scale=Reg.SCALE_V)
+        self.vector(VectorOp.FORGET, gain=lower_bound, target=self.t, scale=Reg.SCALE_V)
         self._quantise(self.v, Reg.PEAK_V, Reg.QSCALE_V, 0, beats)
         self._project(keys["g"], 0)
-        self._vector(VectorOp.STATE, source=self.t, state=state, scale=Reg.SCALE_W, fraction=fraction, fence=1)
+        self.vector(VectorOp.STATE, source=self.t, state=state, scale=Reg.SCALE_W, fraction=fraction, fence=1)
         # The gate's own scale cancels in its norm: only accumulators are needed.
-        self._vector(
+        self.vector(
             VectorOp.GATE,
             target=self.t,
             state=state,
@@ -357,24 +247,22 @@ class _Compiler:
             power=Reg.POWER,
             fence=1,
         )
-        gated = self._place_gains(norms[f"layers.{layer}.g_norm"])
-        output = self._place_gains(norms[f"layers.{layer}.g_norm"] * norms[keys["o"]])
-        self._vector(
-            VectorOp.GAIN, source=self.t, gain=output.address, target=self.v, scale=Reg.PEAK_T, peak=Reg.PEAK_V
-        )
+        gated = self.place_gains(norms[f"layers.{layer}.g_norm"])
+        output = self.place_gains(norms[f"layers.{layer}.g_norm"] * norms[keys["o"]])
+        self.vector(VectorOp.GAIN, source=self.t, gain=output.address, target=self.v, scale=Reg.PEAK_T, peak=Reg.PEAK_V)
         # STAT's own power is not needed here: it goes to a register that is written next.
-        self._vector(
+        self.vector(
             VectorOp.STAT, source=self.t, gain=gated.address, scale=Reg.PEAK_T, energy=Reg.ENERGY, power=Reg.RMS
         )
         self._quantise(self.v, Reg.PEAK_V, Reg.QSCALE_V, 1, beats)
         self._project(keys["o"], 1)
         # POWER counts squares of accumulators; the energy is in the block floating point of t.
         lift = shift - fraction
-        self._scalar(ScalarOp.MUL, Reg.ENERGY, Reg.ENERGY, math.ldexp(1 / hidden, 2 * (STAT_SHIFT - gated.fraction)))
-        self._scalar(ScalarOp.MUL, Reg.POWER, Reg.POWER, math.ldexp(NORM_EPSILON / hidden, 2 * (POWER_SHIFT - lift)))
-        self._scalar(ScalarOp.LOWER, Reg.POWER, Reg.POWER, Reg.PEAK_T)
-        self._scalar(ScalarOp.ADD, Reg.ENERGY, Reg.ENERGY, Reg.POWER)
-        self._scalar(ScalarOp.RSQRT, Reg.RMS, Reg.ENERGY)
+        self.scalar(ScalarOp.MUL, Reg.ENERGY, Reg.ENERGY, math.ldexp(1 / hidden, 2 * (STAT_SHIFT - gated.fraction)))
+        self.scalar(ScalarOp.MUL, Reg.POWER, Reg.POWER, math.ldexp(BIT_EPS / hidden, 2 * (POWER_SHIFT - lift)))
+        self.scalar(ScalarOp.LOWER, Reg.POWER, Reg.POWER, Reg.PEAK_T)
+        self.scalar(ScalarOp.ADD, Reg.ENERGY, Reg.ENERGY, Reg.POWER)
+        self.scalar(ScalarOp.RSQRT, Reg.RMS, Reg.ENERGY)
         self._scale(Reg.SCALE_V, Reg.PEAK_V, keys["o"], GAIN_SHIFT - output.fraction)
         self._residual()
 
@@ -383,22 +271,22 @@ class _Compiler:
         norms, calibration = image.norms, self.calibration
         gate, down = f"layers.{layer}.gate", f"layers.{layer}.down"
         norm = norms[f"layers.{layer}.mlp_norm"]
-        outer = self._place_gains(norm)
-        inner = self._place_gains(norm * norms[gate])
-        product = self._place_gains(norms[down], bits=MLP_GAIN_BITS)
+        outer = self.place_gains(norm)
+        inner = self.place_gains(norm * norms[gate])
+        product = self.place_gains(norms[down], bits=MLP_GAIN_BITS)
         fraction = _state_fraction(calibration.mlp_gate[layer])
         shift = max(0, fraction + _exponent(calibration.mlp[layer]) + MARGIN_BITS - (ELEMENT_BITS - 1))
 
-        self._vector(VectorOp.GAIN, source=self.x, gain=inner.address, target=self.w, scale=Reg.PEAK, peak=Reg.PEAK_V)
-        self._vector(
+        self.vector(VectorOp.GAIN, source=self.x, gain=inner.address, target=self.w, scale=Reg.PEAK, peak=Reg.PEAK_V)
+        self.vector(
             VectorOp.STAT, source=self.x, gain=outer.address, scale=Reg.PEAK, energy=Reg.ENERGY, power=Reg.POWER
         )
         self._quantise(self.w, Reg.PEAK_V, Reg.QSCALE_V, 0, self.hidden_beats)
         self.macs += image.trits[gate].size
-        self._matvec(self._interleave(image.trits[gate]), 0)
+        self.matvec(self._interleave(image.trits[gate]), 0)
         self._rms(config.hidden, outer.fraction)
         self._scale(Reg.SCALE_G, Reg.PEAK_V, gate, GAIN_SHIFT - inner.fraction)
-        self._vector(
+        self.vector(
             VectorOp.MLP,
             beats=2 * self.inner_beats,
             gain=product.address,
@@ -414,17 +302,17 @@ class _Compiler:
         # rsqrt of (energy / m, in units of b's accumulator) + 1e-8 / scale(b)**2
         lift = shift - fraction
         length = config.intermediate
-        self._scalar(ScalarOp.MUL, Reg.POWER, Reg.SCALE_G, Reg.SCALE_G)
-        self._scalar(ScalarOp.RECIP, Reg.POWER, Reg.POWER)
-        self._scalar(ScalarOp.MUL, Reg.POWER, Reg.POWER, NORM_EPSILON)
-        self._scalar(ScalarOp.MUL, Reg.ENERGY, Reg.ENERGY, math.ldexp(1 / length, 2 * (MLP_STAT_SHIFT + lift)))
-        self._scalar(ScalarOp.ADD, Reg.ENERGY, Reg.ENERGY, Reg.POWER)
-        self._scalar(ScalarOp.RSQRT, Reg.RMS, Reg.ENERGY)
+        self.scalar(ScalarOp.MUL, Reg.POWER, Reg.SCALE_G, Reg.SCALE_G)
+        self.scalar(ScalarOp.RECIP, Reg.POWER, Reg.POWER)
+        self.scalar(ScalarOp.MUL, Reg.POWER, Reg.POWER, BIT_EPS)
+        self.scalar(ScalarOp.MUL, Reg.ENERGY, Reg.ENERGY, math.ldexp(1 / length, 2 * (MLP_STAT_SHIFT + lift)))
+        self.scalar(ScalarOp.ADD, Reg.ENERGY, Reg.ENERGY, Reg.POWER)
+        self.scalar(ScalarOp.RSQRT, Reg.RMS, Reg.ENERGY)
         self._scale(Reg.SCALE_V, Reg.PEAK_W, down, MLP_GAIN_SHIFT - product.fraction + lift)
         self._residual()
 
     def _residual(self) -> None:
-        self._vector(
+        self.vector(
             VectorOp.RESID,
             source=self.x,
             target=self.x,
@@ -443,21 +331,21 @@ class _Compiler:
 
     def _head(self) -> None:
         image, config = self.image, self.image.config
-        self._emit(Unit.CONTROL, ControlOp.HEAD)
-        outer = self._place_gains(image.norms["norm"])
-        inner = self._place_gains(image.norms["norm"] * image.norms["head"])
-        self._vector(VectorOp.GAIN, source=self.x, gain=inner.address, target=self.v, scale=Reg.PEAK, peak=Reg.PEAK_V)
-        self._vector(
+        self.emit(Unit.CONTROL, ControlOp.HEAD)
+        outer = self.place_gains(image.norms["norm"])
+        inner = self.place_gains(image.norms["norm"] * image.norms["head"])
+        self.vector(VectorOp.GAIN, source=self.x, gain=inner.address, target=self.v, scale=Reg.PEAK, peak=Reg.PEAK_V)
+        self.vector(
             VectorOp.STAT, source=self.x, gain=outer.address, scale=Reg.PEAK, energy=Reg.ENERGY, power=Reg.POWER
         )
         self._quantise(self.v, Reg.PEAK_V, Reg.QSCALE_V, 0, self.hidden_beats)
         self._project("head", 0)
         self._rms(config.hidden, outer.fraction)
         self._scale(Reg.SCALE_V, Reg.PEAK_V, "head", GAIN_SHIFT - inner.fraction)
-        self._scalar(ScalarOp.MUL, Reg.SCALE_W, Reg.SCALE_V, Reg.TEMPERATURE)
+        self.scalar(ScalarOp.MUL, Reg.SCALE_W, Reg.SCALE_V, Reg.TEMPERATURE)
         beats = ceil_div(config.vocabulary, self.geometry.vector)
-        self._emit(Unit.CONTROL, ControlOp.SAMPLE, beats=beats, vocabulary=config.vocabulary, scale=Reg.SCALE_W)
-        self._emit(Unit.CONTROL, ControlOp.END)
+        self.emit(Unit.CONTROL, ControlOp.SAMPLE, beats=beats, vocabulary=config.vocabulary, scale=Reg.SCALE_W)
+        self.emit(Unit.CONTROL, ControlOp.END)
 
 
 def _state_fraction(peak: float) -> int:

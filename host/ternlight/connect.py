@@ -83,6 +83,7 @@ def _load(device: Device, image: Image | None, status: Status, progress: Progres
     )
     if image is None:
         return False
-    status("loading the image")
     device.abort_orphans()
+    if device.image_id != image.identity:
+        status("loading the image")
     return device.load(image, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
@@ -89,16 +90,20 @@ def build_simulator(
     digest = gateware_digest(geometry, divisor)
     designs = cache / "designs"
     design = designs / f"{digest}.v"
-    if not design.exists():
-        designs.mkdir(parents=True, exist_ok=True)
-        if progress is not None:
-            progress("generating the design")
-        partial = design.with_suffix(".partial")
-        partial.write_text(generate_verilog(geometry, divisor, int(digest[:8], 16)))
-        partial.rename(design)
-        for old in sorted(designs.glob("*.v"), key=lambda path: path.stat().st_mtime)[:-KEPT_DESIGNS]:
-            old.unlink()
-    return build(design.read_text(), divisor=divisor, top=TOP, cache=cache / "simulators", progress=progress)
+    designs.mkdir(parents=True, exist_ok=True)
+    # One process generates a design, and the others wait for it.
+    with (designs / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not design.exists():
+            if progress is not None:
+                progress("generating the design")
+            partial = design.with_suffix(".partial")
+            partial.write_text(generate_verilog(geometry, divisor, int(digest[:8], 16)))
+            partial.rename(design)
+            for old in sorted(designs.glob("*.v"), key=lambda path: path.stat().st_mtime)[:-KEPT_DESIGNS]:
+                old.unlink()
+        verilog = design.read_text()
+    return build(verilog, divisor=divisor, top=TOP, cache=cache / "simulators", progress=progress)
 
 
 def snapshot_path(executable: Path, identity: int) -> Path:

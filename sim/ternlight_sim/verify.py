@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,17 +76,17 @@ def verify(
     session, golden = device.session(slot), GoldenSession(machine)
     expected = golden.generate(prompt, max_tokens, sampling, stop=stop)
     agreed: list[int] = []
-    request = session.generate(prompt, max_tokens, sampling, stop=stop)
-    for token in request:
-        wanted = next(expected, None)
-        if token != wanted:
-            request.close()
-            return Verification(
-                agreed, _explain(device, machine, [*prompt, *agreed], token, wanted, layers, slot, agreed)
-            )
-        agreed.append(token)
-        if progress is not None:
-            progress(len(agreed), max_tokens)
+    with closing(session.generate(prompt, max_tokens, sampling, stop=stop)) as request:
+        for token in request:
+            wanted = next(expected, None)
+            if token != wanted:
+                request.close()
+                return Verification(
+                    agreed, _explain(device, machine, [*prompt, *agreed], token, wanted, layers, slot, agreed)
+                )
+            agreed.append(token)
+            if progress is not None:
+                progress(len(agreed), max_tokens)
     missing = next(expected, None)
     if missing is not None:
         return Verification(agreed, Difference(len(agreed), None, missing, None))

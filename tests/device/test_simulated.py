@@ -21,7 +21,7 @@ from ternlight.device import Device
 from ternlight.errors import MismatchError
 from ternlight.geometry import Geometry
 from ternlight.image import Image
-from ternlight.isa import Unit, VectorOp
+from ternlight.isa import EngineOp, Unit, VectorOp
 from ternlight.link import open_transport
 from ternlight.link.port import Port
 from ternlight.sampling import Sampling
@@ -107,6 +107,16 @@ def assert_golden(session, machine, prompt, tokens, sampling, **options) -> list
     return expected
 
 
+def weight_words(machine, tokens: int, prompt_tokens: int) -> int:
+    """The weight words of tokens, and of those of a prompt that do without the head."""
+    words = [
+        fields["chunks"] * fields["groups"]
+        for fields in machine.model.program
+        if (fields["unit"], fields["op"]) == (Unit.ENGINE, EngineOp.MATVEC)
+    ]
+    return tokens * sum(words) + prompt_tokens * sum(words[:-1])
+
+
 @pytest.mark.parametrize(("sampling", "tokens"), [(GREEDY, 64), (Sampling(temperature=0.8, seed=5), 256)])
 def test_generates_what_golden_does(device, machine, tokenizer, sampling, tokens):
     before = device.counters()
@@ -116,6 +126,7 @@ def test_generates_what_golden_does(device, machine, tokenizer, sampling, tokens
     assert session.finish == Finish.LENGTH
     spent = {counter: value - before[counter] for counter, value in device.counters().items()}
     assert (spent[Counter.GENERATED], spent[Counter.TOKENS]) == (tokens, tokens + len(prompt) - 1)
+    assert spent[Counter.BUSY] == weight_words(machine, tokens, len(prompt) - 1)
     shared = sum(spent[counter] for counter in Counter if counter == Counter.BUSY or counter.name.startswith("WAIT"))
     assert shared <= spent[Counter.CYCLES]
 

@@ -46,7 +46,7 @@ def test_a_device_with_image(model):
     assert phrases == ["loading the image"]
     assert steps[-1][0] == steps[-1][1]
     with open_device("/dev/board", **options, progress=pytest.fail):
-        pass
+        assert phrases == ["loading the image"]
 
 
 def test_the_link_is_closed_after_any_error(model):
@@ -92,3 +92,14 @@ def test_a_simulator_that_is_not_installed(monkeypatch):
 def test_no_device():
     with pytest.raises(LinkError, match="there is no port /dev/nonexistent"), open_device("/dev/nonexistent"):
         pass
+
+
+def test_trouble_on_the_link_is_logged(model, caplog):
+    """At the level of --verbose: what was waited for, and refused."""
+    caplog.set_level(logging.DEBUG)
+    with open_device("/dev/board", baud=9600) as device:
+        device.port._clock, device.port.timeout = model.clock, 0.5
+        write, lost = model.write, []
+        model.write = lambda data: lost.append(data) if not lost else write(data)
+        assert device.image_id == 0
+    assert "no answer for 0.5 s, 0 of 1 requests answered" in caplog.messages

@@ -12,10 +12,15 @@ from ternlight.formats import (
     ACTIVATION_MAX,
     BLOCK_BITS,
     BLOCK_SHIFT_MAX,
+    COMPACT_BITS,
+    COMPACT_EXPONENT_MAX,
+    COMPACT_MANTISSA_BITS,
+    COMPACT_STEP,
     ELEMENT_BITS,
     ENERGY_BITS,
     GAIN_BITS,
     GAIN_SHIFT,
+    MLP_GAIN_BITS,
     MLP_GAIN_SHIFT,
     MLP_STAT_SHIFT,
     POWER_BITS,
@@ -23,7 +28,7 @@ from ternlight.formats import (
     STAT_SHIFT,
     STATE_BITS,
 )
-from ternlight.sigmoid import INPUT_FRACTION, OUTPUT_FRACTION, TABLE
+from ternlight.sigmoid import INPUT_FRACTION, OUTPUT_FRACTION, SEGMENT_BITS, TABLE, Z_BITS
 from ternlight_sim.golden import vector
 from ternlight_sim.golden.scalar import UFloat, block_shift, normalise, qscale
 
@@ -31,7 +36,6 @@ LENGTH = 400
 ACC_BITS = 20
 ONE = 1 << OUTPUT_FRACTION
 HALF = Fraction(1, 2)
-Z_BITS = 16
 Z_MAX = (1 << Z_BITS - 1) - 1
 TABLE_ERROR = 8
 """The table's interpolation is so far from the sigmoid at most, in units of the last place."""
@@ -44,6 +48,22 @@ def nearest(value: Fraction) -> int:
 
 def limited(value: int, bits: int) -> int:
     return max(-(1 << bits - 1), min((1 << bits - 1) - 1, value))
+
+
+def decoded(code: int) -> int:
+    """mantissa * 4**exponent, the exponent above the mantissa."""
+    exponent = code >> COMPACT_MANTISSA_BITS & COMPACT_EXPONENT_MAX
+    mantissa = code & (1 << COMPACT_MANTISSA_BITS) - 1
+    sign = mantissa >> COMPACT_MANTISSA_BITS - 1
+    return mantissa - (sign << COMPACT_MANTISSA_BITS) << COMPACT_STEP * exponent
+
+
+def stored(value: int) -> int:
+    """What a state in memory is worth: rounded to the finest exponent that holds it."""
+    limit = 1 << COMPACT_MANTISSA_BITS - 1
+    exponent = next(exponent for exponent in range(9) if -limit <= value >> COMPACT_STEP * exponent < limit)
+    step = 1 << COMPACT_STEP * exponent
+    return min(nearest(Fraction(value, step)), limit - 1) * step
 
 
 def real(scale: UFloat) -> Fraction:
@@ -72,9 +92,9 @@ def elements(*arrays: np.ndarray):
 def exact_sigmoid(z: int) -> int:
     """The chord of the table over 1/8 of the argument."""
     magnitude = min(abs(z), Z_MAX)
-    index, position = divmod(magnitude, 1 << INPUT_FRACTION - 3)
+    index, position = divmod(magnitude, 1 << SEGMENT_BITS)
     rise = TABLE[min(index + 1, len(TABLE) - 1)] - TABLE[index]
-    value = TABLE[index] + nearest(Fraction(rise * position, 1 << INPUT_FRACTION - 3))
+    value = TABLE[index] + nearest(Fraction(rise * position, 1 << SEGMENT_BITS))
     return min(ONE - value if z < 0 else value, ONE - 1)
 
 
@@ -120,7 +140,7 @@ def test_sigmoid_over_its_whole_range():
 
 @pytest.mark.parametrize("fraction", [0, 5, INPUT_FRACTION])
 def test_silu(fraction):
-    z = np.concatenate([values(STATE_BITS, fraction), np.arange(-3000, 3000)])
+    z = np.concatenate([values(Z_BITS, fraction), np.arange(-3000, 3000)])
     found = vector.silu(z, fraction)
     assert found.tolist() == [exact_silu(one, fraction) for one in z.tolist()]
     argument = np.ldexp(z.astype(float), -fraction)
@@ -157,10 +177,10 @@ def test_block(peak):
 @pytest.mark.parametrize("peak", PEAKS)
 def test_stat(peak):
     scalar = normalise(np.array([peak]))
-    x, gain = values(ELEMENT_BITS, 2), values(GAIN_BITS, 3, spread=False)
+    x, gain = values(ELEMENT_BITS, 2), values(COMPACT_BITS, 3, spread=False)
     narrow = vector.block(x, scalar)
     energy = sum(
-        limited(nearest(Fraction(one * other, 1 << STAT_SHIFT)), ENERGY_BITS) ** 2
+        limited(nearest(Fraction(one * decoded(other), 1 << STAT_SHIFT)), ENERGY_BITS) ** 2
         for one, other in elements(narrow, gain)
     )
     assert vector.stat(x, gain, scalar) == vector.Sums(energy=energy, power=sum(one**2 for one in narrow.tolist()))
@@ -169,10 +189,11 @@ def test_stat(peak):
 @pytest.mark.parametrize("peak", PEAKS)
 def test_gain(peak):
     scalar = normalise(np.array([peak]))
-    x, gain = values(ELEMENT_BITS, 4), values(GAIN_BITS, 5, spread=False)
+    x, gain = values(ELEMENT_BITS, 4), values(COMPACT_BITS, 5, spread=False)
     narrow = vector.block(x, scalar)
     expected = [
-        limited(nearest(Fraction(one * other, 1 << GAIN_SHIFT)), ELEMENT_BITS) for one, other in elements(narrow, gain)
+        limited(nearest(Fraction(one * decoded(other), 1 << GAIN_SHIFT)), ELEMENT_BITS)
+        for one, other in elements(narrow, gain)
     ]
     v, sums = vector.gain(x, gain, scalar)
     assert v.tolist() == expected
@@ -205,8 +226,8 @@ def test_forget(scale):
     f = vector.forget(acc, bound, scale)
     for found, one, low in elements(f, acc, bound):
         gate = exact_sigmoid(limited(exact_scaled(one, scale, INPUT_FRACTION), Z_BITS))
-        assert found == min(low + nearest(Fraction((ONE - low) * gate, ONE)), ONE - 1)
-        assert low <= found < ONE
+        assert found == low + nearest(Fraction((ONE - low) * gate, ONE))
+        assert low <= found <= ONE
     z = np.clip(acc * float(real(scale)), -16, 16)
     wanted = bound + (ONE - bound) / (1 + np.exp(-z))
     if -47 <= int(scale.exponent[0]) + INPUT_FRACTION <= 0:
@@ -216,24 +237,28 @@ def test_forget(scale):
 @pytest.mark.parametrize("scale", SCALES, ids=SCALE_IDS)
 @pytest.mark.parametrize("fraction", [0, 7, INPUT_FRACTION])
 def test_state(scale, fraction):
-    acc, h = values(ACC_BITS, 9), values(STATE_BITS, 10)
+    acc, h = values(ACC_BITS, 9), values(COMPACT_BITS, 10)
     f = np.random.default_rng(11).integers(0, ONE, LENGTH)
     f[:4] = 0, ONE - 1, ONE - 1, 0
     new = vector.state(acc, f, h, scale, fraction)
     for found, one, keep, before in elements(new, acc, f, h):
         s = exact_silu(limited(exact_scaled(one, scale, fraction), Z_BITS), fraction)
-        assert found == limited(s + nearest(Fraction(keep * (before - s), ONE)), STATE_BITS)
-        # A mean of the two: no rounding leaves their interval.
-        assert min(s, before) <= found <= max(s, before)
+        change = nearest(Fraction(keep * (decoded(before) - s), ONE))
+        assert decoded(found) == stored(limited(s + change, STATE_BITS))
+        # A mean of the two: but for what memory holds of them, no rounding leaves their interval.
+        low, high = (stored(limited(one, STATE_BITS)) for one in sorted((s, decoded(before))))
+        assert low <= decoded(found) <= high
 
 
 @pytest.mark.parametrize("shift", [0, 9, 47])
 @pytest.mark.parametrize("fraction", [3, INPUT_FRACTION])
 def test_gate(shift, fraction):
-    acc, h = values(ACC_BITS, 12), values(STATE_BITS, 13)
+    acc, h = values(ACC_BITS, 12), values(COMPACT_BITS, 13)
     t, sums = vector.gate(acc, h, shift, fraction)
     expected = [
-        limited(nearest(Fraction(one * exact_silu(other, fraction), 1 << shift)), ELEMENT_BITS)
+        limited(
+            nearest(Fraction(one * exact_silu(limited(decoded(other), Z_BITS), fraction), 1 << shift)), ELEMENT_BITS
+        )
         for one, other in elements(acc, h)
     ]
     assert t.tolist() == expected
@@ -245,14 +270,15 @@ def test_gate(shift, fraction):
 @pytest.mark.parametrize(("shift", "fraction"), [(0, INPUT_FRACTION), (11, 6), (40, 0)])
 def test_mlp(scale, shift, fraction):
     acc = np.stack([values(ACC_BITS, 14), values(ACC_BITS, 15)[::-1]], axis=-1)
-    gains = values(GAIN_BITS, 16, spread=False)
+    gains = values(COMPACT_BITS, 16, spread=False)
     v, sums = vector.mlp(acc, gains, scale, shift, fraction)
     energy, expected = 0, []
     for (a, b), weight in zip(acc.tolist(), gains.tolist(), strict=True):
         s = exact_silu(limited(exact_scaled(a, scale, fraction), Z_BITS), fraction)
         t = limited(nearest(Fraction(b * s, 1 << shift)), ELEMENT_BITS)
         energy += limited(nearest(Fraction(t, 1 << MLP_STAT_SHIFT)), ENERGY_BITS) ** 2
-        expected.append(limited(nearest(Fraction(t * weight, 1 << MLP_GAIN_SHIFT)), ELEMENT_BITS))
+        upper = decoded(weight) >> GAIN_BITS - MLP_GAIN_BITS
+        expected.append(limited(nearest(Fraction(t * upper, 1 << MLP_GAIN_SHIFT)), ELEMENT_BITS))
     assert v.tolist() == expected
     assert sums == vector.Sums(peak=max(map(abs, expected)), energy=energy)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import deque
@@ -36,6 +37,8 @@ SYNC_ATTEMPTS = 10
 SYNC_REQUESTS = 3
 SYNC_STEP = 31
 """The sequences of SYNCs are at most so far apart: all together they span less than half of the sequences."""
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the words done, and in all."""
@@ -173,6 +176,7 @@ class Port:
             for response in self._receive(wait) if wait > 0 else ():
                 lost = exchange.accept(response)
                 if response.kind == Kind.NAK:
+                    logger.debug("the device waits for request %d", response.sequence)
                     self.statistics.refused += 1
                     rounds += bool(lost)
                 if lost and rounds <= ROUNDS_MAX:
@@ -188,6 +192,12 @@ class Port:
                 patient = False
                 rounds += 1
                 self.statistics.timeouts += 1
+                logger.debug(
+                    "no answer for %.1f s, %d of %d requests answered",
+                    self.timeout * self._patience,
+                    answered,
+                    len(exchange.requests),
+                )
                 self._patience = min(2 * self._patience, PATIENCE_MAX)
                 moved = self._clock()
                 if rounds <= ROUNDS_MAX:
