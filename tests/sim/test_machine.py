@@ -158,7 +158,7 @@ def test_step_is_run_in_real_numbers(machine):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_mild_models_follow_the_float_reference(seed):
-    """Gains close to 1: the formats alone lose up to 0.0014 nats per token here (measured), a wrong operation far more."""
+    """Gains close to 1: the formats alone cost up to 0.0014 nats per token here (measured), a wrong one far more."""
     config = random_config(hidden=40 + 7 * seed, intermediate=96, layers=1 + seed, vocabulary=80)
     image = random_image(config, seed, heavy_tailed=False)
     reference = FloatReference(image)
