@@ -1,7 +1,7 @@
 """From an image to what a device of some geometry holds: program, gains, weight words.
 
 The program of a token is one list of instructions, layer after layer. A norm and the norm inside the next product are
-folded (DESIGN facts): the vector is multiplied once by both gains and quantised by its own peak, and the root mean
+folded: the vector is multiplied once by both gains and quantised by its own peak, and the root mean
 squares enter only the product's output scale, a chain of scalar instructions off the critical path.
 
 Scales. X is the residual in fixed point, A and G the gains a * 2**A.fraction and a * w * 2**G.fraction.
