@@ -13,8 +13,10 @@ the block shift of X cancels. The epsilon of the outer norm is dropped where it 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,7 +65,6 @@ class CompiledModel:
     """
 
     geometry: Geometry
-    identity: int
     vocabulary: int
     program: list[dict[str, Any]]
     gains: NDArray[np.int16]
@@ -71,6 +72,14 @@ class CompiledModel:
     state_stride: int
     macs: int
     head_macs: int
+
+    @cached_property
+    def identity(self) -> int:
+        """A 32-bit number, never 0, that differs for every content: the device keeps it with what it has loaded."""
+        digest = hashlib.sha256(repr((self.geometry, self.vocabulary, self.state_stride)).encode())
+        for words in (self.program_words(), self.gains, self.store):
+            digest.update(np.ascontiguousarray(words).data)
+        return int.from_bytes(digest.digest()[:4], "little") or 1
 
     def program_words(self) -> NDArray[np.uint32]:
         """The encoded program, (instructions, 3)."""
@@ -127,7 +136,6 @@ class _Compiler(Assembler):
         self.check_sizes()
         return CompiledModel(
             geometry=geometry,
-            identity=self.image.identity,
             vocabulary=config.vocabulary,
             program=self.program,
             gains=np.concatenate(self.gains),
@@ -218,7 +226,8 @@ class _Compiler(Assembler):
                 VectorOp.GAIN, source=self.x, gain=inner[name].address, target=target, scale=Reg.PEAK, peak=peak
             )
 
-        # Forget gate and candidate: both gained vectors first, so that their peaks are found meanwhile.
+        # Forget gate, candidate, gate: the peak of one vector is found while another is gained or quantised. The scalar
+        # chains stand where the engine is busy.
         gain("f", self.v, Reg.PEAK_V)
         gain("i", self.w, Reg.PEAK_W)
         self.vector(
@@ -228,12 +237,12 @@ class _Compiler(Assembler):
         self._project(keys["f"], 0)
         self._quantise(self.w, Reg.PEAK_W, Reg.QSCALE_W, 1, beats)
         self._project(keys["i"], 1)
+        gain("g", self.v, Reg.PEAK_T)
         self._rms(hidden, outer.fraction)
         self._scale(Reg.SCALE_V, Reg.PEAK_V, keys["f"], GAIN_SHIFT - inner["f"].fraction)
         self._scale(Reg.SCALE_W, Reg.PEAK_W, keys["i"], GAIN_SHIFT - inner["i"].fraction)
-        gain("g", self.v, Reg.PEAK_V)
         self.vector(VectorOp.FORGET, gain=lower_bound, target=self.t, scale=Reg.SCALE_V)
-        self._quantise(self.v, Reg.PEAK_V, Reg.QSCALE_V, 0, beats)
+        self._quantise(self.v, Reg.PEAK_T, Reg.QSCALE_V, 0, beats)
         self._project(keys["g"], 0)
         self.vector(VectorOp.STATE, source=self.t, state=state, scale=Reg.SCALE_W, fraction=fraction, fence=1)
         # The gate's own scale cancels in its norm: only accumulators are needed.

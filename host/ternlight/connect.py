@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .compiler import compile_image
 from .device import Device, Progress
 from .errors import BuildError, DeviceError
 from .image import Image
@@ -58,13 +59,14 @@ def _simulated(image: Image | None, status: Status, progress: Progress | None) -
     except ImportError as error:
         raise BuildError(f"the simulator needs {error.name}: install ternlight[sim]") from error
     executable = build_simulator(GEOMETRY, DIVISOR, progress=status)
+    identity = None if image is None else compile_image(image, GEOMETRY).identity
     with (
-        start_simulator(executable, None if image is None else image.identity) as simulator,
+        start_simulator(executable, identity) as simulator,
         Device(Port(open_transport(simulator.url))) as device,
     ):
-        if _load(device, image, status, progress) and image is not None:
+        if _load(device, image, status, progress) and identity is not None:
             try:
-                simulator.save_snapshot(snapshot_path(executable, image.identity))
+                simulator.save_snapshot(snapshot_path(executable, identity))
             except DeviceError as error:
                 # Only the next start is slower.
                 logger.warning("%s", error)
@@ -84,6 +86,7 @@ def _load(device: Device, image: Image | None, status: Status, progress: Progres
     if image is None:
         return False
     device.abort_orphans()
-    if device.image_id != image.identity:
+    model = compile_image(image, device.geometry)
+    if device.image_id != model.identity:
         status("loading the image")
-    return device.load(image, progress)
+    return device.load(model, progress)

@@ -57,7 +57,7 @@ Progress = Callable[[int, int], None]
 class SavedState:
     """What a session has seen: its recurrent state, as a device of one vector width holds it.
 
-    identity: of the image; position: tokens seen; states: (words, V) int16.
+    identity: of the compiled image; position: tokens seen; states: (words, V) int16.
     """
 
     identity: int
@@ -107,13 +107,15 @@ class Device:
         """The identity of the loaded image, 0 without one."""
         return self._registers(Register.IMAGE_ID, 1)[0]
 
-    def load(self, image: Image, progress: Progress | None = None) -> bool:
-        """Compile and load an image, unless the device holds it already; returns whether it was sent.
+    def load(self, image: Image | CompiledModel, progress: Progress | None = None) -> bool:
+        """Load an image, compiled if it is not yet, unless the device holds it; returns whether it was sent.
 
         Sessions forget what they have seen of another image. Raises FitError when the model does not fit, and
         DeviceError while a session runs on another image.
         """
-        model = compile_image(image, self.geometry)
+        model = compile_image(image, self.geometry) if isinstance(image, Image) else image
+        if model.geometry != self.geometry:
+            raise FitError("the model was compiled for another geometry than the device's: compile it again")
         if self.image_id == model.identity:
             self.model = model
             return False

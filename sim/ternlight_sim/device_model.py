@@ -162,7 +162,6 @@ class BusModel:
                     break
             model = CompiledModel(
                 geometry=geometry,
-                identity=self.registers[Register.IMAGE_ID],
                 vocabulary=self.registers[Register.VOCABULARY],
                 program=program,
                 gains=self.memories[Window.GAINS].view("<i2").reshape(-1, geometry.vector),

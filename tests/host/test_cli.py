@@ -42,6 +42,7 @@ TOKENIZER = byte_tokenizer()
 IMAGE = random_image(
     random_config(hidden=13, intermediate=20, vocabulary=BYTE_TOKENS, name="tiny"), 3, tokenizer=TOKENIZER
 )
+IDENTITY = compile_image(IMAGE, GEOMETRY).identity
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_info(model, image_file, capsys):
     assert run("info", image_file, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["lanes"] == GEOMETRY.lanes
-    assert report["loaded_image"] == report["image"]["identity"] == f"{IMAGE.identity:08x}"
+    assert report["loaded_image"] == report["image"]["identity"] == f"{IDENTITY:08x}"
     assert report["sessions"][0] == {
         "slot": 0,
         "running": False,
@@ -115,7 +116,7 @@ def test_info(model, image_file, capsys):
     assert run("info", image_file) == 0
     printed = capsys.readouterr().out
     assert "session  0: idle (length), 10 tokens seen" in printed
-    assert f"tiny ({IMAGE.identity:08x}) fits" in printed
+    assert f"tiny ({IDENTITY:08x}) fits" in printed
 
 
 def test_info_of_an_image_that_does_not_fit(model, tmp_path, capsys):
@@ -146,7 +147,7 @@ def test_verify_tells_a_difference(model, image_file, capsys):
     run("generate", image_file, "a", "-n", 1)
     memory = model.bus.memories[next(window for window in model.bus.memories if window.name == "STORE")]
     memory[: len(memory) // 64] ^= 0x5A5A5A5A
-    model.bus.registers[Register.IMAGE_ID] = IMAGE.identity
+    model.bus.registers[Register.IMAGE_ID] = IDENTITY
     capsys.readouterr()
     assert run("verify", image_file, "a bear", "-n", 9, "--json") == MismatchError.exit_code
     printed = capsys.readouterr()

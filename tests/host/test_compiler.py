@@ -221,7 +221,18 @@ def test_fences_where_memory_is_read_through_another_port(compiled):
 def test_weights_are_counted_without_padding(compiled, image):
     assert compiled.macs == sum(trits.size for trits in image.trits.values())
     assert compiled.head_macs == image.trits["head"].size
-    assert (compiled.identity, compiled.vocabulary) == (image.identity, image.config.vocabulary)
+    assert compiled.vocabulary == image.config.vocabulary
+
+
+def test_identity_is_of_everything_that_is_loaded(image):
+    compiled = compile_image(image, ROOMY)
+    assert compile_image(image, ROOMY).identity == compiled.identity != 0
+    gains, store, program = compiled.gains.copy(), compiled.store.copy(), list(compiled.program)
+    gains[-1, -1] ^= 1
+    store[0, 0] ^= 1
+    program[3] = {**program[3], "fence": 1 - program[3]["fence"]}
+    others = [replace(compiled, **change) for change in ({"gains": gains}, {"store": store}, {"program": program})]
+    assert len({model.identity for model in (compiled, *others)}) == 4
 
 
 # Formats.

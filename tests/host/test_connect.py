@@ -9,6 +9,7 @@ import pytest
 
 from ternlight import connect
 from ternlight.abi import SESSION_WORDS, Command, SessionWord, Window, address
+from ternlight.compiler import compile_image
 from ternlight.connect import open_device
 from ternlight.errors import BuildError, LinkError
 from ternlight.geometry import Geometry
@@ -42,7 +43,7 @@ def test_a_device_with_image(model):
     phrases, steps = [], []
     options = {"image": IMAGE, "baud": 9600, "status": phrases.append}
     with open_device("/dev/board", **options, progress=lambda *step: steps.append(step)) as device:
-        assert device.image_id == IMAGE.identity
+        assert device.image_id == compile_image(IMAGE, GEOMETRY).identity
     assert phrases == ["loading the image"]
     assert steps[-1][0] == steps[-1][1]
     with open_device("/dev/board", **options, progress=pytest.fail):

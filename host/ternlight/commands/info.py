@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         model = compile_image(image, geometry)
         needs: dict[str, Any] = {
             "fits": True,
+            "identity": f"{model.identity:08x}",
             "program_words": len(model.program),
             "gain_words": len(model.gains),
             "store_words": len(model.store),
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         }
     except FitError as error:
         needs = {"fits": False, "reason": str(error)}
-    report["image"] = {"name": image.config.name, "identity": f"{image.identity:08x}", **needs}
+    report["image"] = {"name": image.config.name, **needs}
     if args.json:
         print(json.dumps(report))
         return 0
@@ -70,10 +71,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"session  {session['slot']}: {state}, {session['position']:,} tokens seen")
     print("counters " + ", ".join(f"{name} {value:,}" for name, value in report["counters"].items()))
     if needs["fits"]:
-        figures = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in needs.items() if name != "fits")
-        print(f"{image.config.name} ({image.identity:08x}) fits: {figures}")
+        sizes = ", ".join(
+            f"{name.replace('_', ' ')} {value:,}" for name, value in needs.items() if name not in ("fits", "identity")
+        )
+        print(f"{image.config.name} ({needs['identity']}) fits: {sizes}")
     else:
-        print(f"{image.config.name} ({image.identity:08x}) does not fit: {needs['reason']}")
+        print(f"{image.config.name} does not fit: {needs['reason']}")
     return 0
 
 
