@@ -15,7 +15,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/ternlight generate "$(PROMPT)" --tokens 200 --seed 3
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --durations 10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

@@ -18,5 +18,5 @@ GEOMETRY = Geometry(
     slots=4,
     clock_hz=100_000_000,
 )
-DIVISOR = 4
+DIVISOR = 3
 """Clock cycles per bit of the serial line: as few as the receiver can sample with margin."""
