@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # so that `--help` does without numpy
     from ..device import Device
     from ..image import Image
 
+DEFAULT_PROMPT = "Once upon a time there was a little"
+
 
 def add_device_arguments(parser: Any) -> None:
     """--device and --baud."""
@@ -34,9 +36,15 @@ def add_image_argument(parser: Any) -> None:
     parser.add_argument("--image", type=Path, metavar="FILE", help="image (default: the one that ships with ternlight)")
 
 
-def add_sampling_arguments(parser: Any) -> None:
-    """--temperature, --top-k and --seed."""
+def add_request_arguments(parser: Any, *, tokens: int) -> None:
+    """The prompt, how many tokens follow (by default `tokens`), how, on which slot, of which image; --json."""
     default = Sampling()
+    parser.add_argument("prompt", nargs="?", default=DEFAULT_PROMPT, help='text to continue (default: "%(default)s")')
+    parser.add_argument(
+        "-n", "--tokens", type=int, default=tokens, metavar="N", help="at most so many (default: %(default)s)"
+    )
+    parser.add_argument("--slot", type=int, default=0, help="session slot (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="report as JSON, at the end")
     parser.add_argument(
         "--temperature", type=float, default=default.temperature, help="0 is greedy (default: %(default)s)"
     )
@@ -44,6 +52,7 @@ def add_sampling_arguments(parser: Any) -> None:
         "--top-k", type=int, default=default.top_k, metavar="K", help="0 for all tokens (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="of the sampling (default: %(default)s)")
+    add_image_argument(parser)
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:

@@ -10,15 +10,12 @@ from typing import Any
 
 from .device import (
     add_device_arguments,
-    add_image_argument,
-    add_sampling_arguments,
+    add_request_arguments,
     device_of,
     image_of,
     prompt_of,
     sampling_of,
 )
-
-DEFAULT_PROMPT = "Once upon a time there was a little"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -29,12 +26,7 @@ def add_parser(subparsers: Any) -> None:
         description="Continue a prompt on a device. "
         "The text goes to standard output, a line of figures to standard error.",
     )
-    parser.add_argument("prompt", nargs="?", default=DEFAULT_PROMPT, help='text to continue (default: "%(default)s")')
-    parser.add_argument("-n", "--tokens", type=int, default=128, metavar="N", help="at most so many (default: 128)")
-    parser.add_argument("--slot", type=int, default=0, help="session slot (default: 0)")
-    parser.add_argument("--json", action="store_true", help="report text and figures as JSON, at the end")
-    add_sampling_arguments(parser)
-    add_image_argument(parser)
+    add_request_arguments(parser, tokens=128)
     add_device_arguments(parser)
     parser.set_defaults(run=run)
 

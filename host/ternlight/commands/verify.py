@@ -9,14 +9,12 @@ from typing import Any
 
 from .device import (
     add_device_arguments,
-    add_image_argument,
-    add_sampling_arguments,
+    add_request_arguments,
     device_of,
     image_of,
     prompt_of,
     sampling_of,
 )
-from .generate import DEFAULT_PROMPT
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,12 +24,7 @@ def add_parser(subparsers: Any) -> None:
         help="hold a device to the golden model",
         description="Generate on a device and with the golden model, and compare each token and the final state.",
     )
-    parser.add_argument("prompt", nargs="?", default=DEFAULT_PROMPT, help='text to continue (default: "%(default)s")')
-    parser.add_argument("-n", "--tokens", type=int, default=64, metavar="N", help="tokens to compare (default: 64)")
-    parser.add_argument("--slot", type=int, default=0, help="session slot (default: 0)")
-    parser.add_argument("--json", action="store_true", help="report as JSON")
-    add_sampling_arguments(parser)
-    add_image_argument(parser)
+    add_request_arguments(parser, tokens=64)
     add_device_arguments(parser)
     parser.set_defaults(run=run)
 
