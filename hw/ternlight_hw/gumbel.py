@@ -12,9 +12,10 @@ from ternlight.isa import CONTROL_FIELDS
 
 from .pipeline import Flow, Pipeline
 
-TOKEN_BITS = CONTROL_FIELDS["vocabulary"]
+ID_BITS = CONTROL_FIELDS["vocabulary"]
+"""A token id while candidates are counted: it may reach the vocabulary's size."""
 
-BLOCK = data.StructLayout({"token": unsigned(TOKEN_BITS), "position": unsigned(form.WORD_BITS)})
+BLOCK = data.StructLayout({"token": unsigned(ID_BITS), "position": unsigned(form.WORD_BITS)})
 """What the noise depends on besides the seed."""
 
 _SEGMENT = data.StructLayout({"base": signed(form.NOISE_BITS), "slope": signed(form.SLOPE_BITS)})
@@ -60,7 +61,7 @@ class GumbelNoise(wiring.Component):
         pipe = Pipeline(m, self.block.valid)
 
         # The cipher's words keep 32 bits through all rounds.
-        x = Cat(self.block.payload.token, Const(0, form.WORD_BITS - TOKEN_BITS))
+        x = Cat(self.block.payload.token, Const(0, form.WORD_BITS - ID_BITS))
         y = self.block.payload.position
         for constant in form.CONSTANTS:
             mixed = (x.rotate_right(form.ROTATE_X) + y)[: form.WORD_BITS] ^ self.seed ^ constant

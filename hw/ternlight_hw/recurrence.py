@@ -13,7 +13,8 @@ DIGIT_BITS = 2
 
 
 class DigitRecurrence(wiring.Component):
-    """quotient = dividend * 4**steps // divisor, and root = isqrt(dividend * 4**(steps - 1) // divisor).
+    """quotient = dividend * 4**steps // divisor, and root = isqrt(dividend * 4**(steps - 1) // divisor)
+    for steps up to 17.
 
     A step makes two bits of the quotient (restoring division in radix 4). A root takes two bits of its radicand
     per bit, from the top: it follows one step behind the quotient, digit by digit.

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from ternlight.geometry import Geometry
 from ternlight.gumbel import SCORE_BITS
 
-from .gumbel import TOKEN_BITS
+from .gumbel import ID_BITS
 from .layouts import result_beat, sample_command
 from .score import Scorer, candidate_layout
 from .top_queue import TopQueue
@@ -36,7 +36,7 @@ class Sampler(wiring.Component):
         command (in, stream of sample_command): 1 <= vocabulary <= beats * V, and top_k <= geometry.top_k. The
             device's controller refuses other requests: here they give a wrong token.
         logits (in, stream of result_beat).
-        token (out, stream of unsigned TOKEN_BITS).
+        token (out, stream of unsigned ID_BITS).
         idle (out): no command in progress, no token pending.
     """
 
@@ -46,7 +46,7 @@ class Sampler(wiring.Component):
             {
                 "command": In(stream.Signature(sample_command())),
                 "logits": In(stream.Signature(result_beat(geometry))),
-                "token": Out(stream.Signature(unsigned(TOKEN_BITS))),
+                "token": Out(stream.Signature(unsigned(ID_BITS))),
                 "idle": Out(1),
             }
         )
@@ -68,7 +68,7 @@ class Sampler(wiring.Component):
         command = Signal(sample_command())
         beats = Signal.like(command.beats)  # still to come
         left = Signal.like(command.vocabulary)  # tokens still to come
-        first = Signal(TOKEN_BITS)  # token of lane 0 in the beat that comes next
+        first = Signal(ID_BITS)  # token of lane 0 in the beat that comes next
         take_all = Signal()
         m.d.comb += [
             take_all.eq(command.top_k == 0),
@@ -79,7 +79,7 @@ class Sampler(wiring.Component):
 
         # The beat that is being taken apart, lowest lane first.
         beat = Signal(result_beat(self.geometry))
-        beat_first = Signal(TOKEN_BITS)
+        beat_first = Signal(ID_BITS)
         pending = Signal(lanes)
         rest = Signal(lanes)
         m.d.comb += rest.eq(pending & (pending - 1))
@@ -114,7 +114,7 @@ class Sampler(wiring.Component):
 
         # The token's complement stands below the score: the lowest of equal scores wins.
         key = Cat(~scorer.scored.payload.token, scorer.scored.payload.score).as_signed()
-        lowest = -1 << TOKEN_BITS + SCORE_BITS - 1
+        lowest = -1 << ID_BITS + SCORE_BITS - 1
         best = Signal.like(key)
         with m.If(scorer.scored.valid & (key > best)):
             m.d.sync += best.eq(key)
@@ -173,7 +173,7 @@ class Sampler(wiring.Component):
             with m.State("TOKEN"):
                 m.d.comb += [
                     self.token.valid.eq(1),
-                    self.token.payload.eq(Mux(command.top_k == 1, queue.tail.candidate.token, ~best[:TOKEN_BITS])),
+                    self.token.payload.eq(Mux(command.top_k == 1, queue.tail.candidate.token, ~best[:ID_BITS])),
                 ]
                 with m.If(self.token.ready):
                     m.next = "IDLE"

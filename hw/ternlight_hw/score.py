@@ -11,11 +11,11 @@ from ternlight.geometry import Geometry
 from ternlight.gumbel import FRACTION, SCORE_BITS, WORD_BITS
 from ternlight.ufloat import MANTISSA_MAX
 
-from .gumbel import TOKEN_BITS, GumbelNoise
+from .gumbel import ID_BITS, GumbelNoise
 from .layouts import UFLOAT
 from .pipeline import Flow, Pipeline
 
-SCORED = data.StructLayout({"token": unsigned(TOKEN_BITS), "score": signed(SCORE_BITS)})
+SCORED = data.StructLayout({"token": unsigned(ID_BITS), "score": signed(SCORE_BITS)})
 
 SPLIT = 11
 """Low bits of an accumulator that are multiplied on their own: a product of 18 bits by 18 holds either part."""
@@ -23,7 +23,7 @@ SPLIT = 11
 
 def candidate_layout(geometry: Geometry) -> data.StructLayout:
     """A token and its accumulator."""
-    return data.StructLayout({"token": unsigned(TOKEN_BITS), "acc": signed(geometry.accumulator)})
+    return data.StructLayout({"token": unsigned(ID_BITS), "acc": signed(geometry.accumulator)})
 
 
 class Scorer(wiring.Component):

@@ -24,12 +24,14 @@ import cocotb
 import numpy as np
 from amaranth.back import verilog
 from cocotb.clock import Clock
-from cocotb.triggers import FallingEdge, RisingEdge
+from cocotb.triggers import FallingEdge, RisingEdge, Timer
 from cocotb_tools.runner import get_results, get_runner
 
 from .verilator import BUILD_ARGS, environment
 
 PARAMETERS = "parameters.json"
+CLOCK_NS = 10
+CYCLES_MAX = 2_000_000
 BUILD_ROOT = Path("build/bench")
 RUNTIME = BUILD_ROOT / "runtime"
 """Compiled objects of Verilator's own runtime: the first build makes them, the others copy them."""
@@ -114,9 +116,15 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+async def _watchdog() -> None:
+    await Timer(CYCLES_MAX * CLOCK_NS, "ns")
+    raise AssertionError(f"the bench still runs after {CYCLES_MAX} cycles: something waits for ever")
+
+
 async def start(dut: Any) -> None:
-    """Run the clock and apply the reset for two cycles."""
-    cocotb.start_soon(Clock(dut.clk, 10, "ns").start())
+    """Run the clock, apply the reset for two cycles, and fail a bench that never ends."""
+    cocotb.start_soon(Clock(dut.clk, CLOCK_NS, "ns").start())
+    cocotb.start_soon(_watchdog())
     dut.rst.value = 1
     await RisingEdge(dut.clk)
     await RisingEdge(dut.clk)

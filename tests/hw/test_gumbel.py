@@ -7,7 +7,7 @@ import numpy as np
 from cocotb.triggers import FallingEdge
 
 from ternlight.gumbel import CONSTANTS, NOISE_BITS, ROTATE_X, ROTATE_Y, WORD_BITS
-from ternlight_hw.gumbel import BLOCK, TOKEN_BITS, GumbelNoise
+from ternlight_hw.gumbel import BLOCK, ID_BITS, GumbelNoise
 from ternlight_sim.bench import parameters, rng, simulate, start
 from ternlight_sim.golden.sampling import gumbel, random_bits
 
@@ -24,7 +24,7 @@ def blocks_with_bits(seed, bits, random):
     for constant in reversed(CONSTANTS):
         y = rotate_right(x ^ y, ROTATE_Y)
         x = rotate_right((x ^ seed ^ constant) - y & MASK, WORD_BITS - ROTATE_X)
-    found = np.flatnonzero(x < 1 << TOKEN_BITS)[:3]
+    found = np.flatnonzero(x < 1 << ID_BITS)[:3]
     assert len(found) == 3
     return list(zip(x[found].tolist(), y[found].tolist(), strict=True))
 
@@ -35,8 +35,8 @@ def chosen_blocks(seed, random, count):
     ends |= {MASK - end for end in ends}
     blocks = [block for end in sorted(ends) for block in blocks_with_bits(seed, end, random)]
     assert {int(random_bits(seed, position, token)) for token, position in blocks} == ends
-    blocks += [(token, position) for token in (0, 1, (1 << TOKEN_BITS) - 1) for position in (0, 1, MASK)]
-    tokens, positions = random.integers(0, 1 << TOKEN_BITS, count), random.integers(0, 1 << WORD_BITS, count)
+    blocks += [(token, position) for token in (0, 1, (1 << ID_BITS) - 1) for position in (0, 1, MASK)]
+    tokens, positions = random.integers(0, 1 << ID_BITS, count), random.integers(0, 1 << WORD_BITS, count)
     return blocks + list(zip(tokens.tolist(), positions.tolist(), strict=True))
 
 

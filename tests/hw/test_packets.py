@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import partial
 
 import cocotb
 import pytest
@@ -12,10 +13,12 @@ from cocotb.triggers import FallingEdge, RisingEdge
 from ternlight.abi import MAX_DATA_WORDS, Kind, Op
 from ternlight_hw.packets import (
     EVENT_WORDS_MAX,
+    PACKET_WORD,
     EventBuffer,
     PacketMultiplexer,
     PacketTransmitter,
     RequestReceiver,
+    StreamRegister,
 )
 from ternlight_sim.bench import StreamSink, StreamSource, parameters, rng, simulate, start
 
@@ -173,11 +176,50 @@ async def bench_multiplexer(dut):
         assert sides == [0, 1] * 40
 
 
+@cocotb.test()
+async def bench_register(dut):
+    """Everything passes in order, one cycle late; what is offered stays until it is taken."""
+    random = rng()
+    stall = parameters()["stall"]
+    payloads = [int(word) | LAST * int(random.integers(2)) for word in random.integers(1 << 32, size=300)]
+    source, sink = StreamSource(dut, "source", stall=stall, seed=1), StreamSink(dut, "sink", stall=stall, seed=2)
+    await start(dut)
+
+    async def watch():
+        offered = None
+        while True:
+            await RisingEdge(dut.clk)
+            valid, payload = int(dut.sink__valid.value), int(dut.sink__payload.value)
+            assert offered is None or (valid and payload == offered)
+            offered = payload if valid and not int(dut.sink__ready.value) else None
+
+    cocotb.start_soon(watch())
+    begin = cocotb.utils.get_sim_time("ns")
+    cocotb.start_soon(source.send(payloads))
+    assert await sink.receive(len(payloads)) == payloads
+    if not stall:
+        assert (cocotb.utils.get_sim_time("ns") - begin) // 10 == len(payloads) + 1
+    # While it is refused it holds one payload.
+    dut.sink__ready.value = 0
+    dut.source__valid.value, dut.source__payload.value = 1, 7
+    await RisingEdge(dut.clk)
+    assert int(dut.source__ready.value)
+    await FallingEdge(dut.clk)
+    dut.source__payload.value = 8
+    for _ in range(5):
+        await RisingEdge(dut.clk)
+        assert not int(dut.source__ready.value)
+        await FallingEdge(dut.clk)
+    dut.source__valid.value = 0
+    assert await sink.receive(1) == [7]
+
+
 COMPONENTS = {
     "bench_receiver": RequestReceiver,
     "bench_transmitter": PacketTransmitter,
     "bench_event_buffer": EventBuffer,
     "bench_multiplexer": PacketMultiplexer,
+    "bench_register": partial(StreamRegister, shape=PACKET_WORD),
 }
 
 

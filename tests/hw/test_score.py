@@ -10,7 +10,7 @@ from cocotb.triggers import FallingEdge
 from ternlight.geometry import Geometry
 from ternlight.gumbel import SCORE_BITS
 from ternlight.ufloat import EXPONENT_MAX, EXPONENT_MIN, MANTISSA_MAX, MANTISSA_MIN
-from ternlight_hw.gumbel import TOKEN_BITS
+from ternlight_hw.gumbel import ID_BITS
 from ternlight_hw.layouts import UFLOAT
 from ternlight_hw.score import SCORED, Scorer, candidate_layout
 from ternlight_sim.bench import parameters, rng, simulate, start
@@ -40,7 +40,7 @@ async def bench_scores(dut):
         while accs or any(offered[-Scorer.latency :]):
             candidate = None
             if accs and random.random() < 0.8:
-                candidate = int(random.integers(1 << TOKEN_BITS)), accs.pop()
+                candidate = int(random.integers(1 << ID_BITS)), accs.pop()
                 payload = layout.const({"token": candidate[0], "acc": candidate[1]})
                 dut.candidate__payload.value = payload.as_value().value
             offered.append(candidate)
@@ -53,7 +53,7 @@ async def bench_scores(dut):
                 golden = temper(np.int64(acc), UFloat(*(np.int64(part) for part in scale)))
                 score = int(golden + gumbel(seed, position, token))
                 expected = SCORED.const({"token": token, "score": score}).as_value().value
-                assert int(dut.scored__payload.value) == expected & (1 << TOKEN_BITS + SCORE_BITS) - 1, (due, scale)
+                assert int(dut.scored__payload.value) == expected & (1 << ID_BITS + SCORE_BITS) - 1, (due, scale)
 
 
 @pytest.mark.parametrize("accumulator", [12, 24])
