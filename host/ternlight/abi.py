@@ -25,6 +25,8 @@ MAGIC = 0x544C4954
 """The word "TILT" in memory order."""
 ABI_VERSION = 1
 
+AHEAD_MAX = 128
+"""A request up to so many sequences past the expected one is ahead; the others are repeated."""
 MAX_DATA_WORDS = 60
 """Data words of a packet: with header and CRC it stays within one COBS block of 254 bytes."""
 REQUEST_HEADER_WORDS = 2

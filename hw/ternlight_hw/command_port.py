@@ -10,7 +10,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from ternlight.abi import MAX_DATA_WORDS, RECEIVE_BYTES, WINDOW_SHIFT, Kind, Op, Window, column_bits
+from ternlight.abi import AHEAD_MAX, MAX_DATA_WORDS, RECEIVE_BYTES, WINDOW_SHIFT, Kind, Op, Window, column_bits
 
 from .bus import HostBus
 from .cobs import PACKET_BYTE, CobsDecoder, CobsEncoder
@@ -27,8 +27,6 @@ from .packets import (
 from .uart import UartReceiver, UartTransmitter
 
 WORD_BITS = 32
-AHEAD_MAX = 128
-"""A sequence up to so many steps past the expected one is ahead; the others, up to 127 steps behind, are repeated."""
 REMEMBERED = 256 - AHEAD_MAX
 
 FAILURE = data.StructLayout({"failed": 1, "index": range(MAX_DATA_WORDS)})

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth import signed, unsigned
 from amaranth.lib import data
 
 from ternlight.formats import ACTIVATION_BITS, ELEMENT_BITS
 from ternlight.geometry import Geometry
-from ternlight.isa import SIGNED_FIELDS, EngineOp, ScalarOp, VectorOp
+from ternlight.isa import (
+    CONTROL_FIELDS,
+    ENGINE_FIELDS,
+    SCALAR_FIELDS,
+    SIGNED_FIELDS,
+    VECTOR_FIELDS,
+    EngineOp,
+    ScalarOp,
+    VectorOp,
+)
 from ternlight.ufloat import EXPONENT_BITS, MANTISSA_BITS
 
 UFLOAT = data.StructLayout({"mantissa": unsigned(MANTISSA_BITS), "exponent": signed(EXPONENT_BITS)})
 """A scalar: mantissa * 2**exponent (ternlight.ufloat)."""
 
-WRITEBACK = data.StructLayout({"target": 4, "value": UFLOAT})
+REGISTER_BITS = SCALAR_FIELDS["target"]
+
+WRITEBACK = data.StructLayout({"target": REGISTER_BITS, "value": UFLOAT})
 """A value on its way to a scalar register."""
+
+STATE_ADDRESS_BITS = 16
+"""A word of the state memory, counted over all sessions."""
 
 
 def fields_layout(fields: dict[str, int]) -> data.StructLayout:
@@ -24,51 +40,31 @@ def fields_layout(fields: dict[str, int]) -> data.StructLayout:
     )
 
 
+def _command(op: Any, fields: dict[str, int], **others: Any) -> data.StructLayout:
+    """A decoded instruction: its fields without the unit; `others` take the place of its fields, or follow them."""
+    plain = {name: unsigned(bits) for name, bits in fields.items() if name != "unit"}
+    return data.StructLayout(plain | {"op": op} | others)
+
+
 def engine_command() -> data.StructLayout:
     """One engine instruction; for EMBED the address is that of the token's own row."""
-    return data.StructLayout({"op": EngineOp, "buffer": 1, "chunks": 10, "groups": 14, "beats": 14, "address": 24})
+    return _command(EngineOp, ENGINE_FIELDS)
 
 
 def vector_command() -> data.StructLayout:
     """One vector instruction with its scalar operand; `state` is absolute, `fresh`: STATE finds zeros."""
-    return data.StructLayout(
-        {
-            "op": VectorOp,
-            "fence": 1,
-            "buffer": 1,
-            "beats": 11,
-            "source": 12,
-            "target": 12,
-            "gain": 14,
-            "state": 16,
-            "fresh": 1,
-            "scale": UFLOAT,
-            "peak": 4,
-            "energy": 4,
-            "power": 4,
-            "shift": 6,
-            "fraction": 5,
-        }
-    )
+    return _command(VectorOp, VECTOR_FIELDS, state=STATE_ADDRESS_BITS, scale=UFLOAT, fresh=1)
 
 
 def scalar_command() -> data.StructLayout:
     """One scalar instruction with its operands."""
-    return data.StructLayout({"op": ScalarOp, "target": 4, "a": UFLOAT, "b": UFLOAT})
+    return data.StructLayout({"op": ScalarOp, "target": REGISTER_BITS, "a": UFLOAT, "b": UFLOAT})
 
 
 def sample_command() -> data.StructLayout:
     """SAMPLE with the session's parameters; top_k = 1 is greedy, 0 keeps the whole vocabulary."""
-    return data.StructLayout(
-        {
-            "beats": 14,
-            "vocabulary": 17,
-            "scale": UFLOAT,
-            "top_k": 16,
-            "seed": 32,
-            "position": 32,
-        }
-    )
+    operands = {name: CONTROL_FIELDS[name] for name in ("beats", "vocabulary")}
+    return data.StructLayout(operands | {"scale": UFLOAT, "top_k": 16, "seed": 32, "position": 32})
 
 
 def result_beat(geometry: Geometry) -> data.ArrayLayout:

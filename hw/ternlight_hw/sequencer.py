@@ -32,6 +32,7 @@ from ternlight.isa import (
 
 from .activations import ClaimPort
 from .layouts import (
+    STATE_ADDRESS_BITS,
     UFLOAT,
     WRITEBACK,
     engine_command,
@@ -45,7 +46,7 @@ from .memory import ColumnMemory, LoadPort
 TOKEN_JOB = data.StructLayout(
     {
         "token": TOKEN_BITS,
-        "state": 16,  # first word of the session's state
+        "state": STATE_ADDRESS_BITS,  # first word of the session's state
         "fresh": 1,  # the session has seen nothing: its state reads as zero
         "head": 1,  # go on beyond HEAD and sample
         "inverse_temperature": UFLOAT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from ternlight.abi import MAX_DATA_WORDS, WINDOW_SHIFT, Kind, Op, Window, column_bits
+from ternlight.abi import AHEAD_MAX, MAX_DATA_WORDS, WINDOW_SHIFT, Kind, Op, Window, column_bits
 from ternlight.packets import (
     SEQUENCES,
     FrameSplitter,
@@ -14,9 +14,6 @@ from ternlight.packets import (
     decode_request,
     encode_response,
 )
-
-AHEAD_MAX = 128
-"""A sequence up to so many steps past the expected one is ahead; the others are repeated."""
 
 
 class Bus(Protocol):
