@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from amaranth import Module, Signal, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
+from .block_memory import BlockMemory
+from .stream_register import StreamRegister
 
 DELIMITER = 0
 CODE_FULL = 255
@@ -59,7 +61,8 @@ class CobsDecoder(wiring.Component):
             m.d.comb += produces.eq(1)
         m.d.comb += [
             self.packet.valid.eq(self.frame.valid & produces),
-            self.frame.ready.eq(self.packet.ready | ~produces),
+            # Not sooner for a byte without output: nothing that comes before has to wait for it to be looked at.
+            self.frame.ready.eq(self.packet.ready),
         ]
         with m.If(self.frame.valid & self.frame.ready):
             m.d.sync += first.eq(delimiter)
@@ -86,8 +89,9 @@ class CobsEncoder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = Memory(shape=unsigned(8), depth=CODE_FULL + 1, init=[])
-        write, read = memory.write_port(), memory.read_port()
+        m.submodules.memory = memory = BlockMemory(shape=unsigned(8), depth=CODE_FULL + 1)
+        write, read = memory.write, memory.read
+        m.submodules.loaded = loaded = StreamRegister(shape=unsigned(8))
         count = Signal(range(BLOCK_BYTES + 1))  # bytes of the block
         sent = Signal(8)  # address of the byte to read next
         zero, last = Signal(), Signal()  # the block was ended by a zero; by the end of the packet
@@ -96,7 +100,11 @@ class CobsEncoder(wiring.Component):
             write.addr.eq(count),
             write.data.eq(byte.data),
             read.addr.eq(sent),
-            read.en.eq(self.frame.ready),
+            read.en.eq(loaded.source.ready),
+            loaded.source.payload.eq(read.data),
+            self.frame.valid.eq(loaded.sink.valid),
+            self.frame.payload.eq(loaded.sink.payload),
+            loaded.sink.ready.eq(self.frame.ready),
         ]
         with m.FSM():
             with m.State("GATHER"):
@@ -106,7 +114,8 @@ class CobsEncoder(wiring.Component):
                     m.d.sync += [count.eq(count + write.en), zero.eq(byte.data == 0), last.eq(byte.last)]
                     with m.If((byte.data == 0) | byte.last | (count == BLOCK_BYTES - 1)):
                         m.next = "CODE"
-            with m.State("CODE"):
+            with m.State("CODE"), m.If(~loaded.sink.valid):
+                # The block before has left.
                 m.d.comb += [self.frame.valid.eq(1), self.frame.payload.eq(count + 1)]
                 with m.If(self.frame.ready):
                     m.d.sync += sent.eq(1)
@@ -114,8 +123,8 @@ class CobsEncoder(wiring.Component):
                     with m.If(count == 0):
                         m.next = "END"
             with m.State("BLOCK"):
-                m.d.comb += [self.frame.valid.eq(1), self.frame.payload.eq(read.data)]
-                with m.If(self.frame.ready):
+                m.d.comb += loaded.source.valid.eq(1)
+                with m.If(loaded.source.ready):
                     m.d.sync += sent.eq(sent + 1)
                     with m.If(sent == count):
                         m.next = "END"
@@ -128,7 +137,7 @@ class CobsEncoder(wiring.Component):
                     m.next = "CODE"
                 with m.Elif(last):
                     m.next = "DELIMITER"
-            with m.State("DELIMITER"):
+            with m.State("DELIMITER"), m.If(~loaded.sink.valid):
                 m.d.comb += [self.frame.valid.eq(1), self.frame.payload.eq(DELIMITER)]
                 with m.If(self.frame.ready):
                     m.next = "GATHER"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import ceil_log2
 
 from ternlight.abi import AHEAD_MAX, MAX_DATA_WORDS, RECEIVE_BYTES, WINDOW_SHIFT, Kind, Op, Window, column_bits
 
+from .block_memory import BlockMemory
 from .bus import HostBus
+from .byte_buffer import ByteBuffer
 from .cobs import PACKET_BYTE, CobsDecoder, CobsEncoder
 from .packets import (
     HEADER,
@@ -22,8 +23,8 @@ from .packets import (
     PacketMultiplexer,
     PacketTransmitter,
     RequestReceiver,
-    StreamRegister,
 )
+from .stream_register import StreamRegister
 from .uart import UartReceiver, UartTransmitter
 
 WORD_BITS = 32
@@ -96,10 +97,10 @@ class RequestExecutor(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.next = following = self._next
-        m.submodules.buffer = buffer = Memory(shape=unsigned(WORD_BITS), depth=MAX_DATA_WORDS, init=[])
-        store, load = buffer.write_port(), buffer.read_port()
-        m.submodules.failures = failures = Memory(shape=FAILURE, depth=REMEMBERED, init=[])
-        remember, recall = failures.write_port(), failures.read_port()
+        # The words of an answer, and above them what became of the WRITE with each sequence.
+        m.submodules.buffer = buffer = BlockMemory(shape=unsigned(WORD_BITS), depth=2 * REMEMBERED)
+        store, load = buffer.write, buffer.read
+        m.submodules.loaded = loaded = StreamRegister(shape=PACKET_WORD)
         request, answer, bus = self.request, self.answer, self.bus
         word = request.payload.word
         header, reply = Signal(HEADER), Signal(HEADER)
@@ -118,10 +119,15 @@ class RequestExecutor(wiring.Component):
             bus.write_data.eq(word),
             store.addr.eq(index),
             load.addr.eq(index),
-            load.en.eq(answer.ready),
-            remember.addr.eq(header.sequence),
-            recall.addr.eq(header.sequence),
+            load.en.eq(loaded.source.ready),
+            store.data.eq(bus.read_data),
+            loaded.source.payload.word.eq(load.data),
+            loaded.source.payload.last.eq(index == reply.count),
+            answer.valid.eq(loaded.sink.valid),
+            answer.payload.eq(loaded.sink.payload),
+            loaded.sink.ready.eq(answer.ready),
         ]
+        remembered = Cat(header.sequence[: ceil_log2(REMEMBERED)], Const(1, 1))
 
         def reply_with(kind, count, sequence=header.sequence):
             return [reply.kind.eq(kind), reply.sequence.eq(sequence), reply.count.eq(count), index.eq(0)]
@@ -137,7 +143,7 @@ class RequestExecutor(wiring.Component):
                         m.next = "REPLY"
             with m.State("ADDRESS"):
                 # The receiver has the whole request and passes it on without gaps: there is nothing to wait for.
-                m.d.comb += request.ready.eq(1)
+                m.d.comb += [request.ready.eq(1), load.addr.eq(remembered), load.en.eq(1)]
                 m.d.sync += [
                     address.eq(word),
                     index.eq(0),
@@ -160,7 +166,7 @@ class RequestExecutor(wiring.Component):
                 with m.Elif(header.kind == Op.WRITE):
                     m.d.sync += reply_with(Kind.ACK, 0)
                     with m.If(~fresh):
-                        m.d.sync += outcome.eq(recall.data)
+                        m.d.sync += outcome.eq(load.data)
                     m.next = "WRITE"
                     with m.If(header.count == 0):
                         m.next = "WRITTEN"
@@ -205,20 +211,19 @@ class RequestExecutor(wiring.Component):
                     with m.If(reply.kind == Kind.NAK):
                         m.next = "REPLY"
             with m.State("WRITTEN"):
+                failure = Signal(FAILURE)
                 m.d.comb += [
-                    remember.en.eq(1),
-                    remember.data.index.eq(outcome.index),
-                    remember.data.failed.eq(reply.kind == Kind.ERROR),
+                    failure.index.eq(outcome.index),
+                    failure.failed.eq(reply.kind == Kind.ERROR),
+                    store.addr.eq(remembered),
+                    store.data.eq(failure),
+                    store.en.eq(1),
                 ]
                 m.next = "REPLY"
                 with m.If(reply.kind == Kind.ERROR):
                     m.next = "REFUSE"
             with m.State("READ"):
-                m.d.comb += [
-                    bus.enable.eq(1),
-                    store.en.eq(bus.ack),
-                    store.data.eq(bus.read_data),
-                ]
+                m.d.comb += [bus.enable.eq(1), store.en.eq(bus.ack)]
                 with m.If(bus.ack):
                     m.d.sync += [address.eq(following.following), index.eq(index + 1)]
                     with m.If(index + 1 == header.count):
@@ -231,7 +236,8 @@ class RequestExecutor(wiring.Component):
                 # The words of an answer come from the buffer: this one is the address.
                 m.d.comb += [store.en.eq(1), store.data.eq(address)]
                 m.next = "REPLY"
-            with m.State("REPLY"):
+            with m.State("REPLY"), m.If(~loaded.sink.valid):
+                # The last word of the answer before has left.
                 m.d.comb += [
                     answer.valid.eq(1),
                     answer.payload.word.eq(reply),
@@ -243,14 +249,10 @@ class RequestExecutor(wiring.Component):
                     with m.If(reply.count == 0):
                         m.next = "HEADER"
             with m.State("WORDS"):
-                m.d.comb += [
-                    answer.valid.eq(1),
-                    answer.payload.word.eq(load.data),
-                    answer.payload.last.eq(index == reply.count),
-                ]
-                with m.If(answer.ready):
+                m.d.comb += loaded.source.valid.eq(1)
+                with m.If(loaded.source.ready):
                     m.d.sync += index.eq(index + 1)
-                    with m.If(answer.payload.last):
+                    with m.If(loaded.source.payload.last):
                         m.next = "HEADER"
         return m
 
@@ -280,7 +282,7 @@ class CommandPort(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.received = received = SyncFIFOBuffered(width=8, depth=RECEIVE_BYTES)
+        m.submodules.received = received = ByteBuffer(depth=RECEIVE_BYTES)
         m.submodules.decoder = decoder = CobsDecoder()
         m.submodules.receiver = receiver = RequestReceiver()
         m.submodules.executor = executor = self._executor
@@ -288,12 +290,12 @@ class CommandPort(wiring.Component):
         m.submodules.multiplexer = multiplexer = PacketMultiplexer()
         m.submodules.transmitter = transmitter = PacketTransmitter()
         m.submodules.encoder = encoder = CobsEncoder()
-        connect(m, flipped(self.rx), received.w_stream)
+        connect(m, flipped(self.rx), received.source)
         m.submodules.coded = coded = StreamRegister(shape=unsigned(8))
         m.submodules.words = words = StreamRegister(shape=REQUEST_WORD)
         m.submodules.packets = packets = StreamRegister(shape=PACKET_WORD)
         m.submodules.bytes = bytes_ = StreamRegister(shape=PACKET_BYTE)
-        connect(m, received.r_stream, coded.source)
+        connect(m, received.sink, coded.source)
         connect(m, coded.sink, decoder.frame)
         connect(m, decoder.packet, receiver.frame)
         connect(m, receiver.request, words.source)

@@ -19,12 +19,12 @@ _HEADER = data.StructLayout({"slot": 8, "count": 8, "tag": 8, "finish": 8})
 class EventTeller(wiring.Component):
     """Writes the words of an event: header, index of the first token, then two tokens a word (ternlight.abi).
 
-    Cycles, with `words` always ready: 2, and 2 more per token. The event must stand still until it is taken, with its
+    Cycles, with `words` always ready: 2, and 3 more per token. The event must stand still until it is taken, with its
     last word.
 
     Members:
         event: In stream of EVENT; words: Out stream of PACKET_WORD.
-        index: Out(32), the token to read; token: In(TOKEN_BITS), the token at `index` of the cycle before.
+        index: Out(32), the token to read; token: In(TOKEN_BITS), the token at `index` of two cycles before.
     """
 
     def __init__(self) -> None:
@@ -43,13 +43,15 @@ class EventTeller(wiring.Component):
         header = Signal(_HEADER)
         told = Signal(range(EVENT_TOKENS + 1))  # tokens of this event so far
         low = Signal(TOKEN_BITS)  # the first token of a word
-        last = told + 1 == event.count
+        last = Signal()
+        m.d.sync += last.eq(told + 1 == event.count)  # while the token is waited for
         m.d.comb += [
             header.slot.eq(event.slot),
             header.count.eq(event.count),
             header.tag.eq(event.tag),
             header.finish.eq(event.finish),
             self.index.eq(event.first + told),
+            self.words.payload.word.eq(Mux(told[0], Cat(low, self.token), self.token)),
         ]
         with m.FSM():
             with m.State("HEADER"):
@@ -69,11 +71,12 @@ class EventTeller(wiring.Component):
                         m.d.comb += self.event.ready.eq(1)
                         m.next = "HEADER"
             with m.State("READ"):
+                m.next = "WAIT"
+            with m.State("WAIT"):
                 m.next = "TOKEN"
             with m.State("TOKEN"):
                 m.d.comb += [
                     self.words.valid.eq(told[0] | last),
-                    self.words.payload.word.eq(Mux(told[0], Cat(low, self.token), self.token)),
                     self.words.payload.last.eq(last),
                 ]
                 with m.If(~self.words.valid | self.words.ready):

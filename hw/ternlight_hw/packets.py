@@ -5,7 +5,6 @@ from __future__ import annotations
 from amaranth import Cat, Module, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc import catalog
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ternlight.abi import (
@@ -18,6 +17,7 @@ from ternlight.abi import (
     Op,
 )
 
+from .block_memory import BlockMemory
 from .cobs import DECODED, PACKET_BYTE
 
 WORD_BITS = 32
@@ -42,27 +42,6 @@ def crc32():
     return catalog.CRC32_ETHERNET(data_width=8).create()
 
 
-class StreamRegister(wiring.Component):
-    """One payload between two units, so that the way out of a block RAM and the logic after it are two stages.
-
-    Latency 1 cycle; throughput one payload per cycle.
-    Parameters: shape, of the payload. Members: source (In), sink (Out), streams.
-    """
-
-    def __init__(self, *, shape) -> None:
-        self.shape = shape
-        super().__init__({"source": In(stream.Signature(shape)), "sink": Out(stream.Signature(shape))})
-
-    def elaborate(self, platform):
-        m = Module()
-        m.d.comb += self.source.ready.eq(self.sink.ready | ~self.sink.valid)
-        with m.If(self.source.ready):
-            m.d.sync += self.sink.valid.eq(self.source.valid)
-            with m.If(self.source.valid):
-                m.d.sync += self.sink.payload.eq(self.source.payload)
-        return m
-
-
 class RequestReceiver(wiring.Component):
     """Decoded frames to requests: nothing leaves before the whole frame was found good.
 
@@ -80,8 +59,8 @@ class RequestReceiver(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.crc = crc = crc32()
-        m.submodules.memory = memory = Memory(shape=unsigned(WORD_BITS), depth=REQUEST_WORDS_MAX, init=[])
-        write, read = memory.write_port(), memory.read_port()
+        m.submodules.memory = memory = BlockMemory(shape=unsigned(WORD_BITS), depth=REQUEST_WORDS_MAX)
+        write, read = memory.write, memory.read
         item = self.frame.payload
         header = Signal(HEADER)
         lane = Signal(range(WORD_BYTES))  # place of the next byte in its word
@@ -97,6 +76,7 @@ class RequestReceiver(wiring.Component):
             write.data.eq(Cat(word, item.data)),
             read.addr.eq(index),
             read.en.eq(self.request.ready),
+            self.request.payload.word.eq(read.data),
             expected.eq(REQUEST_HEADER_WORDS + CRC_WORDS),
         ]
         with m.If(header.kind == Op.WRITE):
@@ -131,11 +111,7 @@ class RequestReceiver(wiring.Component):
                 with m.If(~good):
                     m.next = "CORRUPT"
             with m.State("REPLAY"):
-                m.d.comb += [
-                    self.request.valid.eq(1),
-                    self.request.payload.word.eq(read.data),
-                    self.request.payload.last.eq(index == words),
-                ]
+                m.d.comb += [self.request.valid.eq(1), self.request.payload.last.eq(index == words)]
                 with m.If(self.request.ready):
                     m.d.sync += index.eq(index + 1)
                     with m.If(self.request.payload.last):
@@ -167,8 +143,8 @@ class EventBuffer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = Memory(shape=unsigned(WORD_BITS), depth=EVENT_WORDS_MAX, init=[])
-        write, read = memory.write_port(), memory.read_port()
+        m.submodules.memory = memory = BlockMemory(shape=unsigned(WORD_BITS), depth=EVENT_WORDS_MAX)
+        write, read = memory.write, memory.read
         count = Signal(range(EVENT_WORDS_MAX + 1))
         index = Signal(range(EVENT_WORDS_MAX + 1))
         header = Signal(HEADER)
@@ -179,6 +155,7 @@ class EventBuffer(wiring.Component):
             write.data.eq(self.event.payload.word),
             read.addr.eq(index),
             read.en.eq(self.packet.ready),
+            self.packet.payload.word.eq(read.data),
         ]
         with m.FSM():
             with m.State("FILL"):
@@ -193,11 +170,7 @@ class EventBuffer(wiring.Component):
                     m.d.sync += index.eq(1)
                     m.next = "WORDS"
             with m.State("WORDS"):
-                m.d.comb += [
-                    self.packet.valid.eq(1),
-                    self.packet.payload.word.eq(read.data),
-                    self.packet.payload.last.eq(index == count),
-                ]
+                m.d.comb += [self.packet.valid.eq(1), self.packet.payload.last.eq(index == count)]
                 with m.If(self.packet.ready):
                     m.d.sync += index.eq(index + 1)
                     with m.If(self.packet.payload.last):
@@ -219,6 +192,7 @@ class PacketMultiplexer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        m.d.comb += self.packet.payload.eq(self.first.payload)
         with m.FSM():
             with m.State("AFTER_SECOND"):
                 with m.If(self.first.valid):
@@ -232,11 +206,9 @@ class PacketMultiplexer(wiring.Component):
                     m.next = "FIRST"
             for name, source in (("FIRST", self.first), ("SECOND", self.second)):
                 with m.State(name):
-                    m.d.comb += [
-                        self.packet.valid.eq(source.valid),
-                        self.packet.payload.eq(source.payload),
-                        source.ready.eq(self.packet.ready),
-                    ]
+                    m.d.comb += [self.packet.valid.eq(source.valid), source.ready.eq(self.packet.ready)]
+                    if source is self.second:
+                        m.d.comb += self.packet.payload.eq(source.payload)
                     with m.If(source.valid & source.ready & source.payload.last):
                         m.next = f"AFTER_{name}"
         return m
@@ -257,16 +229,17 @@ class PacketTransmitter(wiring.Component):
         m.submodules.crc = crc = crc32()
         lane = Signal(range(WORD_BYTES))
         final = Signal()
+        byte = self.packet.payload.word.word_select(lane, 8)
         m.d.comb += [
             final.eq(lane == WORD_BYTES - 1),
-            crc.data.eq(self.data.payload.data),
+            crc.data.eq(byte),
+            self.data.payload.data.eq(byte),
         ]
         with m.If(self.data.valid & self.data.ready):
             m.d.sync += lane.eq(lane + 1)
         with m.FSM():
             with m.State("WORDS"):
                 m.d.comb += [
-                    self.data.payload.data.eq(self.packet.payload.word.word_select(lane, 8)),
                     self.data.valid.eq(self.packet.valid),
                     self.packet.ready.eq(self.data.ready & final),
                     crc.valid.eq(self.data.valid & self.data.ready),

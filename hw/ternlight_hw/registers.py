@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from ternlight.abi import ABI_VERSION, MAGIC, TOKEN_BITS, Counter, Register
 from ternlight.geometry import Geometry
 
+from .counters import Counters
 from .sessions import COMMAND
 
 OFFSET_BITS = 8
@@ -34,6 +35,9 @@ class RegisterBus(wiring.Signature):
 
 class Registers(wiring.Component):
     """Serves abi.Register; reads and writes take two cycles, a write of COMMAND as long as the command.
+
+    A read of a counter's low word takes from 4 to len(Counter) + 3 cycles, and gives the count up to the fourth cycle
+    before its `ack`.
 
     Parameters: geometry, build_id.
     Members:
@@ -62,6 +66,7 @@ class Registers(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        m.submodules.counters = counters = Counters(amount=len(Counter), bits=COUNTER_BITS)
         constants = {Register.MAGIC: MAGIC, Register.ABI_VERSION: ABI_VERSION, Register.BUILD_ID: self.build_id}
         constants |= {Register.GEOMETRY + index: word for index, word in enumerate(self.geometry.words())}
         writable = {
@@ -69,53 +74,56 @@ class Registers(wiring.Component):
             Register.VOCABULARY: self.vocabulary,
             Register.STATE_STRIDE: self.state_stride,
         }
-        counters = [Signal(COUNTER_BITS, name=f"counter_{counter.name.lower()}") for counter in Counter]
-        high = Signal(COUNTER_BITS - 32)
-        for counter, value in zip(Counter, counters, strict=True):
-            m.d.sync += value.eq(value + self.count[counter])
+        lows = [Register.COUNTERS + 2 * counter for counter in Counter]
+        highs = [low + 1 for low in lows]
+        offset = self.bus.offset
+        m.d.comb += [counters.count.eq(self.count), counters.index.eq((offset - Register.COUNTERS) >> 1)]
 
+        # A table of constants alone becomes a few gates per bit.
+        constant = Signal(32)
+        with m.Switch(offset):
+            for place, word in constants.items():
+                with m.Case(place):
+                    m.d.comb += constant.eq(word)
         value = Signal(32)
         known = Signal()
-        with m.Switch(self.bus.offset):
-            for offset, constant in constants.items():
-                with m.Case(offset):
-                    m.d.comb += [known.eq(1), value.eq(constant)]
-            for offset, register in writable.items():
-                with m.Case(offset):
+        with m.Switch(offset):
+            for place, register in writable.items():
+                with m.Case(place):
                     m.d.comb += [known.eq(1), value.eq(register)]
-            with m.Case(Register.COMMAND):
-                m.d.comb += known.eq(1)
             with m.Case(Register.RESULT):
                 m.d.comb += [known.eq(1), value.eq(self.result)]
-            for counter, count in zip(Counter, counters, strict=True):
-                with m.Case(Register.COUNTERS + 2 * counter):
-                    m.d.comb += [known.eq(1), value.eq(count[:32])]
-                with m.Case(Register.COUNTERS + 2 * counter + 1):
-                    m.d.comb += [known.eq(1), value.eq(high)]
+            with m.Case(*lows):
+                m.d.comb += [known.eq(1), value.eq(counters.total)]
+            with m.Case(*highs):
+                m.d.comb += [known.eq(1), value.eq(counters.total[32:])]
+            with m.Case(Register.COMMAND, *constants):
+                m.d.comb += [known.eq(1), value.eq(constant)]
 
         m.d.comb += [
             self.command.payload.op.eq(self.bus.write_data),
             self.command.payload.slot.eq(self.bus.write_data[8:]),
         ]
+        m.d.sync += [self.bus.read_data.eq(value), self.bus.error.eq(~known)]
         with m.FSM():
-            with m.State("IDLE"):
-                m.d.sync += [self.bus.read_data.eq(value), self.bus.error.eq(~known)]
-                with m.If(self.bus.enable):
-                    is_command = self.bus.write & (self.bus.offset == Register.COMMAND)
-                    m.next = "ACK"
-                    with m.If(is_command):
+            with m.State("IDLE"), m.If(self.bus.enable):
+                m.next = "ACK"
+                with m.Switch(offset):
+                    for place, register in writable.items():
+                        with m.Case(place), m.If(self.bus.write):
+                            m.d.sync += register.eq(self.bus.write_data)
+                    with m.Case(Register.COMMAND), m.If(self.bus.write):
                         m.next = "COMMAND"
-                    with m.Elif(self.bus.write), m.Switch(self.bus.offset):
-                        for offset, register in writable.items():
-                            with m.Case(offset):
-                                m.d.sync += register.eq(self.bus.write_data)
-                    with m.Else(), m.Switch(self.bus.offset):
-                        for counter, count in zip(Counter, counters, strict=True):
-                            with m.Case(Register.COUNTERS + 2 * counter):
-                                m.d.sync += high.eq(count[32:])
+                    with m.Case(*lows), m.If(~self.bus.write):
+                        m.next = "COUNTER"
             with m.State("COMMAND"):
                 m.d.comb += self.command.valid.eq(1)
                 with m.If(self.command.ready):
+                    m.next = "ACK"
+            with m.State("COUNTER"):
+                # The total stays, so that the high word is read later.
+                m.d.comb += counters.wanted.eq(1)
+                with m.If(counters.told):
                     m.next = "ACK"
             with m.State("ACK"):
                 m.d.comb += self.bus.ack.eq(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth import Array, Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,8 +11,14 @@ from ternlight.gumbel import SCORE_BITS
 
 from .gumbel import ID_BITS
 from .layouts import result_beat, sample_command
-from .score import Scorer, candidate_layout
+from .score import SCORED, Scorer, candidate_layout
 from .top_queue import TopQueue
+
+GROUP = 4
+"""Lanes whose pending bits are gathered in one, to be looked at sooner."""
+
+_LOWEST = {"token": 0, "score": -1 << SCORE_BITS - 1}
+"""Below every score."""
 
 
 class Sampler(wiring.Component):
@@ -20,11 +26,12 @@ class Sampler(wiring.Component):
 
     A command consumes `beats` beats of V accumulators; lane l of beat b belongs to token b * V + l, and ids from
     `vocabulary` up are padding. With top_k >= 1 a beat is compared with the smallest candidate kept so far, and only
-    the lanes that pass take a cycle each, to enter the queue; then the queue's entries are scored, unless top_k is 1
+    the lanes that pass are offered to the queue, one by one; then the queue's entries are scored, unless top_k is 1
     (greedy). With top_k = 0 every token is scored as it comes.
 
-    Throughput: a beat takes max(1, lanes that pass) cycles. The threshold is that of three passed lanes ago, so
-    a lane may pass in vain; it never stays out wrongly.
+    Throughput: a beat takes a cycle if no lane passes; of n lanes that pass each takes 2 cycles. With top_k = 0 a beat
+    of n tokens takes n + 1. The threshold is older than the two latest candidates, so a lane may pass in vain; it
+    never stays out wrongly.
 
     Latency, from the command's transfer to a valid token, when beats are always there: `overhead(top_k)` cycles and
     the cycles of the beats (the last one counts 0 if no lane passes).
@@ -54,10 +61,9 @@ class Sampler(wiring.Component):
     @staticmethod
     def overhead(top_k: int) -> int:
         """Cycles of a command besides those of its beats."""
-        collect = 4
         if top_k == 1:
-            return collect
-        return collect + top_k + Scorer.latency
+            return 5
+        return 4 + Scorer.latency + (2 + top_k if top_k else 0)
 
     def elaborate(self, platform):
         m = Module()
@@ -66,103 +72,139 @@ class Sampler(wiring.Component):
         m.submodules.scorer = scorer = Scorer(self.geometry)
 
         command = Signal(sample_command())
-        beats = Signal.like(command.beats)  # still to come
-        left = Signal.like(command.vocabulary)  # tokens still to come
-        first = Signal(ID_BITS)  # token of lane 0 in the beat that comes next
-        take_all = Signal()
+        take_all, greedy = Signal(), Signal()
         m.d.comb += [
-            take_all.eq(command.top_k == 0),
             scorer.seed.eq(command.seed),
             scorer.position.eq(command.position),
             scorer.scale.eq(command.scale),
         ]
 
-        # The beat that is being taken apart, lowest lane first.
-        beat = Signal(result_beat(self.geometry))
-        beat_first = Signal(ID_BITS)
+        # First stage: a beat is compared with the queue's tail. Accumulators are kept with their top bit inverted,
+        # and so are unsigned; compared with `<`, since Yosys makes two comparators of `>`.
+        arrived = Signal()
+        arrived_acc = [Signal(self.geometry.accumulator, name=f"arrived_{lane}") for lane in range(lanes)]
+        arrived_lanes = Signal(lanes)  # those below `vocabulary`
+        arrived_first = Signal(ID_BITS)  # token of lane 0
+        more = Signal()  # beats are to come
+        beats = Signal.like(command.beats)  # how many
+        left = Signal.like(command.vocabulary)  # tokens to come
+        first = Signal(ID_BITS)
+        tail = queue.tail.candidate.acc
+        threshold = Cat(tail[:-1], ~tail[-1], queue.tail.valid)
+        passes = Cat(threshold < Cat(acc, arrived_lanes[lane]) for lane, acc in enumerate(arrived_acc))
+
+        # Second stage: the lanes that pass leave, the lowest first.
+        beat = [Signal.like(acc, name=f"acc_{lane}") for lane, acc in enumerate(arrived_acc)]
+        beat_first = Signal.like(first)
         pending = Signal(lanes)
-        rest = Signal(lanes)
-        m.d.comb += rest.eq(pending & (pending - 1))
-        passes = Cat(
-            (left > lane) & (~queue.tail.valid | (self.logits.payload[lane] > queue.tail.candidate.acc))
-            for lane in range(lanes)
-        )
+        pending_groups = Signal(-(-lanes // GROUP))  # which groups have pending lanes
+        chosen, chosen_lane = Signal(), Signal(range(lanes))
+        chosen_leaves, done, free = Signal(), Signal(), Signal()
+        m.d.comb += [
+            chosen_leaves.eq(take_all | queue.candidate.ready),
+            done.eq(~pending_groups.any() & (~chosen | chosen_leaves)),
+            free.eq(~arrived | done),
+            self.logits.ready.eq(more & free),
+        ]
+        # What no one offers is taken too, and does not count: its arrival need not wait for `valid`.
+        with m.If(free):
+            m.d.sync += [
+                arrived.eq(self.logits.valid & more),
+                *(held.eq(Cat(acc[:-1], ~acc[-1])) for held, acc in zip(arrived_acc, self.logits.payload, strict=True)),
+                arrived_lanes.eq(Cat(lane < left for lane in range(lanes))),
+                arrived_first.eq(first),
+            ]
         with m.If(self.logits.valid & self.logits.ready):
             m.d.sync += [
-                beat.eq(self.logits.payload),
-                beat_first.eq(first),
-                pending.eq(passes),
+                more.eq(beats != 1),
                 beats.eq(beats - 1),
-                left.eq(Mux(left > lanes, left - lanes, 0)),
+                left.eq(Mux(left < lanes, 0, left - lanes)),
                 first.eq(first + lanes),
             ]
-        with m.Elif(pending.any()):
-            m.d.sync += pending.eq(rest)
 
-        candidate = Signal(candidate_layout(self.geometry))
-        candidate_valid = Signal()
-        m.d.sync += candidate_valid.eq(pending.any())
-        for lane in range(lanes):
-            with m.If(pending[lane] & ~pending[:lane].any()):
-                m.d.sync += [candidate.acc.eq(beat[lane]), candidate.token.eq(beat_first + lane)]
+        pending_next = Signal(lanes)
+        with m.If(arrived & done):
+            m.d.comb += pending_next.eq(passes)
+            m.d.sync += beat_first.eq(arrived_first)
+            m.d.sync += [held.eq(acc) for held, acc in zip(beat, arrived_acc, strict=True)]
+        with m.Else():
+            m.d.comb += pending_next.eq(pending & (pending - 1))
+        with m.If(~chosen | chosen_leaves):
+            m.d.sync += [
+                chosen.eq(pending_groups.any()),
+                pending.eq(pending_next),
+                pending_groups.eq(Cat(pending_next[at : at + GROUP].any() for at in range(0, lanes, GROUP))),
+            ]
+            for lane in reversed(range(lanes)):
+                with m.If(pending[lane]):
+                    m.d.sync += chosen_lane.eq(lane)
+
+        # Third stage: the accumulator of a lane, for the queue or for its score.
+        acc = Array(beat)[chosen_lane]
+        offered = Signal(candidate_layout(self.geometry))
+        scoring = Signal()  # the candidates come from the queue
         m.d.comb += [
-            queue.candidate.valid.eq(candidate_valid & ~take_all),
-            queue.candidate.payload.eq(candidate),
-            scorer.candidate.valid.eq(candidate_valid & take_all),
-            scorer.candidate.payload.eq(candidate),
+            offered.acc.eq(Cat(acc[:-1], ~acc[-1])),
+            offered.token.eq(beat_first + chosen_lane),
+            queue.candidate.valid.eq(chosen & ~take_all),
+            queue.candidate.payload.eq(offered),
+        ]
+        m.d.sync += [
+            scorer.candidate.valid.eq(Mux(scoring, queue.tail.valid, chosen & take_all)),
+            scorer.candidate.payload.eq(Mux(scoring, queue.tail.candidate, offered)),
         ]
 
-        # The token's complement stands below the score: the lowest of equal scores wins.
-        key = Cat(~scorer.scored.payload.token, scorer.scored.payload.score).as_signed()
-        lowest = -1 << ID_BITS + SCORE_BITS - 1
-        best = Signal.like(key)
-        with m.If(scorer.scored.valid & (key > best)):
-            m.d.sync += best.eq(key)
+        # The lowest token of equal scores wins: below the scores, the tokens stand on the other's side.
+        scored = scorer.scored.payload
+        best = Signal(SCORED, init=_LOWEST, reset_less=True)
+        better = Cat(scored.token, best.score).as_signed() < Cat(best.token, scored.score).as_signed()
+        with m.If(scorer.scored.valid & better):
+            m.d.sync += best.eq(scored)
 
-        countdown = Signal(range(max(self.geometry.top_k, Scorer.latency) + 1))
+        countdown = Signal(range(max(self.geometry.top_k, Scorer.latency + 1)))
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [
                     self.idle.eq(1),
                     self.command.ready.eq(1),
-                    queue.clear.eq(self.command.valid),
-                    queue.keep.eq(self.command.p.top_k),
+                    queue.clear.eq(1),
+                    # With an empty queue everything passes.
+                    queue.keep.eq(Mux(self.command.p.top_k == 0, 1, self.command.p.top_k)),
+                ]
+                # All this is done until a command is there: `valid` has enough to move.
+                m.d.sync += [
+                    command.eq(self.command.payload),
+                    take_all.eq(self.command.p.top_k == 0),
+                    greedy.eq(self.command.p.top_k == 1),
+                    beats.eq(self.command.p.beats),
+                    left.eq(self.command.p.vocabulary),
+                    first.eq(0),
+                    best.eq(SCORED.const(_LOWEST)),
+                    more.eq(self.command.valid),
                 ]
                 with m.If(self.command.valid):
-                    m.d.sync += [
-                        command.eq(self.command.payload),
-                        beats.eq(self.command.p.beats),
-                        left.eq(self.command.p.vocabulary),
-                        first.eq(0),
-                        best.eq(lowest),
-                    ]
                     m.next = "COLLECT"
 
-            with m.State("COLLECT"):
-                m.d.comb += self.logits.ready.eq((beats != 0) & (rest == 0))
-                with m.If((beats == 0) & ~pending.any()):
-                    m.next = "LAST"
+            with m.State("COLLECT"), m.If(~more & ~arrived & ~pending_groups.any() & ~chosen):
+                m.next = "LAST"
 
             with m.State("LAST"):
-                # The last candidate moves into the queue in this cycle.
-                with m.If(command.top_k == 1):
+                # The last candidate moves into the queue in this cycle; it was in the scorer in the one before.
+                m.d.comb += queue.shift.eq(~greedy)
+                with m.If(greedy):
                     m.next = "TOKEN"
                 with m.Elif(take_all):
-                    m.d.sync += countdown.eq(Scorer.latency - 1)
+                    m.d.sync += countdown.eq(Scorer.latency - 2)
                     m.next = "SETTLE"
                 with m.Else():
                     m.d.sync += countdown.eq(command.top_k - 1)
                     m.next = "SCORE"
 
             with m.State("SCORE"):
-                m.d.comb += [
-                    queue.shift.eq(1),
-                    scorer.candidate.valid.eq(queue.tail.valid),
-                    scorer.candidate.payload.eq(queue.tail.candidate),
-                ]
+                m.d.comb += [scoring.eq(1), queue.shift.eq(1)]
                 m.d.sync += countdown.eq(countdown - 1)
                 with m.If(countdown == 0):
-                    m.d.sync += countdown.eq(Scorer.latency - 1)
+                    m.d.sync += countdown.eq(Scorer.latency)
                     m.next = "SETTLE"
 
             with m.State("SETTLE"):
@@ -173,7 +215,7 @@ class Sampler(wiring.Component):
             with m.State("TOKEN"):
                 m.d.comb += [
                     self.token.valid.eq(1),
-                    self.token.payload.eq(Mux(command.top_k == 1, queue.tail.candidate.token, ~best[:ID_BITS])),
+                    self.token.payload.eq(Mux(greedy, queue.tail.candidate.token, best.token)),
                 ]
                 with m.If(self.token.ready):
                     m.next = "IDLE"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal
-from amaranth.lib import data, wiring
+from amaranth import Cat, Const, Module, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ternlight.geometry import Geometry
 
-from .pipeline import Flow
+from .gumbel import ID_BITS
 from .score import candidate_layout
 
 
@@ -23,17 +24,20 @@ class TopQueue(wiring.Component):
     The last `keep` places are in use, in descending order of the accumulators, so that the tail is always the
     threshold: a candidate enters if the tail is empty or has a smaller accumulator.
 
-    Throughput: one candidate per cycle. Latency: 2 cycles from a candidate to the tail; 1 from `shift`.
+    What moves is an accumulator with a slot number. The token stays in a memory, at the slot that its candidate took
+    over from the one that it drove out.
+
+    Throughput: a candidate every other cycle. Latency: 3 cycles from a candidate to the tail; 2 from `shift`.
 
     Parameters:
         geometry: top_k places; the accumulator's width.
 
     Members:
         clear (in): empty the queue and take the number of places to use from `keep` (0 .. top_k).
-        candidate (in, Flow of candidate_layout).
-        shift (in): move everything by one place and drop the tail; not within 2 cycles after a candidate, and
-            neither is `clear`.
-        tail (out, entry_layout): the last place.
+        candidate (in, stream of candidate_layout).
+        shift (in): move everything by one place and drop the tail: `keep` times it had something in use. Not within 2
+            cycles after a candidate, and `clear` is next to come.
+        tail (out, entry_layout): the last place. Without places in use it is larger than every candidate.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -43,7 +47,7 @@ class TopQueue(wiring.Component):
             {
                 "clear": In(1),
                 "keep": In(range(self.depth + 1)),
-                "candidate": In(Flow(candidate_layout(geometry))),
+                "candidate": In(stream.Signature(candidate_layout(geometry))),
                 "shift": In(1),
                 "tail": Out(entry_layout(geometry)),
             }
@@ -51,42 +55,49 @@ class TopQueue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        layout = candidate_layout(self.geometry)
-        kept = [Signal(layout, name=f"kept_{place}", reset_less=True) for place in range(self.depth)]
-        valid = Signal(self.depth)
-        in_use = Signal(self.depth)
-        m.d.comb += [self.tail.valid.eq(valid[-1]), self.tail.candidate.eq(kept[-1])]
-
-        # First cycle: the places from which a candidate beats what they hold, once its predecessor has moved in.
-        arriving = Signal(layout, reset_less=True)
-        moves = Signal(self.depth)
-        acc = self.candidate.payload.acc
-        beats_kept = [~valid[place] | (acc > entry.acc) for place, entry in enumerate(kept)]
-        beats_arriving = acc > arriving.acc
-        beats = [
-            Mux(moves[place], Mux(moves[place - 1], beats_kept[place - 1], beats_arriving), beats_kept[place])
-            if place
-            else Mux(moves[0], beats_arriving, beats_kept[0])
+        # Orders are unsigned: {taken, accumulator + 2**(bits - 1)}. An empty place is below every candidate, and
+        # a place that is not in use holds the largest order, so that one comparison decides.
+        order_shape = unsigned(self.geometry.accumulator + 1)
+        largest = (1 << order_shape.width) - 1
+        layout = data.StructLayout({"slot": range(self.depth), "order": order_shape})
+        # Set from the start, as `clear` sets them: a flip-flop of ECP5 cannot do one without the other.
+        places = [
+            Signal(layout, name=f"place_{place}", init={"slot": place, "order": largest}, reset_less=True)
             for place in range(self.depth)
         ]
-        with m.If(self.candidate.valid):
-            m.d.sync += [arriving.eq(self.candidate.payload), moves.eq(in_use & Cat(beats))]
-        with m.Else():
-            m.d.sync += moves.eq(0)
+        tail = places[-1]
 
-        # Second cycle: from the candidate's place on to the tail, everything moves by one place.
-        for place, entry in enumerate(kept):
-            with m.If(self.shift | moves[place]):
-                if place == 0:
-                    m.d.sync += [entry.eq(arriving), valid[0].eq(~self.shift)]
-                else:
-                    follows = self.shift | moves[place - 1]
-                    m.d.sync += [
-                        entry.eq(Mux(follows, kept[place - 1], arriving)),
-                        valid[place].eq(Mux(follows, valid[place - 1], 1)),
-                    ]
-        with m.If(self.clear):
-            m.d.sync += valid.eq(0)
-            for place in range(self.depth):
-                m.d.sync += in_use[place].eq(self.keep >= self.depth - place)
+        arriving, arrived = Signal(order_shape, reset_less=True), Signal()
+        token = Signal(ID_BITS, reset_less=True)
+        acc = self.candidate.payload.acc
+        m.d.comb += self.candidate.ready.eq(~arrived)
+        m.d.sync += arrived.eq(self.candidate.valid & self.candidate.ready)
+        with m.If(self.candidate.valid & self.candidate.ready):
+            m.d.sync += [arriving.eq(Cat(acc[:-1], ~acc[-1], 1)), token.eq(self.candidate.payload.token)]
+
+        # The places that a candidate beats; it takes the first of them, and the others move by one place.
+        # Compared with `<`: Yosys makes two comparators of `>`.
+        moves = Signal(self.depth)
+        unused = Const(-1, self.depth) << self.keep  # counted from the tail
+        m.d.sync += moves.eq(Cat(self.shift | (arrived & (held.order < arriving)) for held in places))
+        for place, held in enumerate(places):
+            with m.If(moves[place]):
+                m.d.sync += [held.slot.eq(tail.slot), held.order.eq(arriving)]
+                if place:
+                    with m.If(moves[place - 1]):
+                        m.d.sync += held.eq(places[place - 1])
+            with m.If(self.clear):
+                m.d.sync += [held.order.eq(largest), held.order[-1].eq(unused[self.depth - 1 - place])]
+
+        m.submodules.tokens = tokens = Memory(shape=unsigned(ID_BITS), depth=self.depth, init=[])
+        write, read = tokens.write_port(), tokens.read_port(domain="comb")
+        m.d.comb += [
+            write.addr.eq(tail.slot),
+            write.data.eq(token),
+            write.en.eq(moves[-1]),
+            read.addr.eq(tail.slot),
+            self.tail.valid.eq(tail.order[-1]),
+            self.tail.candidate.acc.eq(Cat(tail.order[:-2], ~tail.order[-2])),
+            self.tail.candidate.token.eq(read.data),
+        ]
         return m

@@ -34,12 +34,14 @@ def encode(event: Event) -> int:
 
 
 async def remember(dut) -> None:
-    """The token at the index of the cycle before."""
+    """The token at the index of two cycles before."""
+    before = 0
     while True:
         await RisingEdge(dut.clk)
         index = int(dut.index.value)
         await FallingEdge(dut.clk)
-        dut.token.value = token_at(index)
+        dut.token.value = token_at(before)
+        before = index
 
 
 async def watch(dut) -> None:
@@ -72,7 +74,7 @@ async def bench_events(dut):
         begin = get_sim_time("ns")
         await source.send([encode(event)])
         if not stall:
-            assert get_sim_time("ns") - begin == CLOCK_NS * (2 + 2 * len(event.tokens))
+            assert get_sim_time("ns") - begin == CLOCK_NS * (2 + 3 * len(event.tokens))
     assert await reception == expected
 
 

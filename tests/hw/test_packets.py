@@ -18,8 +18,8 @@ from ternlight_hw.packets import (
     PacketMultiplexer,
     PacketTransmitter,
     RequestReceiver,
-    StreamRegister,
 )
+from ternlight_hw.stream_register import StreamRegister
 from ternlight_sim.bench import StreamSink, StreamSource, parameters, rng, simulate, start
 
 END, ERROR = 1 << 8, 1 << 9

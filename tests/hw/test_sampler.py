@@ -145,17 +145,21 @@ async def bench_cycles(dut):
         beats = ceil_div(size, lanes)
         first = min(size, lanes)
         for top_k in range(geometry.top_k + 1):
-            overhead = Sampler.overhead(top_k)
-            # Every token enters, one per cycle.
-            assert await cycles(dut, Request(geometry, rising, top_k=top_k)) == size + overhead, (size, top_k)
+            # Every token enters.
+            collect = 2 * size if top_k else size + beats
+            assert await cycles(dut, Request(geometry, rising, top_k=top_k)) == collect + Sampler.overhead(top_k), (
+                size,
+                top_k,
+            )
         # All tokens are scored, in whatever order they come.
-        assert await cycles(dut, Request(geometry, falling, top_k=0)) == size + Sampler.overhead(0), size
+        assert await cycles(dut, Request(geometry, falling, top_k=0)) == size + beats + Sampler.overhead(0), size
         # The first beat holds the largest; the others pass one per cycle (the last one at no cost of its own).
-        assert await cycles(dut, Request(geometry, falling, top_k=1)) == first + max(beats - 2, 0) + Sampler.overhead(1)
+        collect = 2 * first + max(beats - 2, 0)
+        assert await cycles(dut, Request(geometry, falling, top_k=1)) == collect + Sampler.overhead(1)
 
 
 def test_cycles():
-    assert Sampler.overhead(1) == 4
+    assert Sampler.overhead(1) == 5
     simulate(
         Sampler(Geometry(**GEOMETRIES[0])),
         __file__,

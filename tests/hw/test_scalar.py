@@ -124,5 +124,5 @@ async def bench_timing(dut):
 
 
 def test_timing():
-    assert ScalarUnit.latency[ScalarOp.QSCALE] <= 12
+    assert ScalarUnit.latency[ScalarOp.QSCALE] <= 7
     simulate(ScalarUnit(), __file__, bench="bench_timing")

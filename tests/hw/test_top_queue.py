@@ -5,7 +5,7 @@ from __future__ import annotations
 import cocotb
 import numpy as np
 import pytest
-from cocotb.triggers import FallingEdge
+from cocotb.triggers import FallingEdge, RisingEdge
 
 from ternlight.geometry import Geometry
 from ternlight_hw.gumbel import ID_BITS
@@ -13,7 +13,7 @@ from ternlight_hw.top_queue import TopQueue
 from ternlight_sim.bench import parameters, rng, simulate, start
 from ternlight_sim.golden.sampling import candidates
 
-LATENCY = 2
+LATENCY = 3
 """From a candidate to the tail."""
 
 
@@ -45,6 +45,13 @@ async def bench_ranking(dut):
     dut.clear.value = dut.candidate__valid.value = dut.shift.value = 0
     await start(dut)
 
+    def threshold(acc: list[int], base: int, keep: int) -> tuple[int, int] | None:
+        """What the tail is after the accumulators of tokens from `base` on."""
+        if not 0 < keep <= len(acc):
+            return None
+        place = ranking(acc, keep)[-1]
+        return base + place, acc[place]
+
     def tail() -> tuple[int, int] | None:
         """Token and accumulator of the last place, if it holds any."""
         valid, token, acc = (int(dut.tail.value) >> at for at in (0, 1, 1 + ID_BITS))
@@ -61,7 +68,11 @@ async def bench_ranking(dut):
         dut.clear.value, dut.keep.value = 1, keep
         await FallingEdge(dut.clk)
         dut.clear.value, dut.keep.value = 0, int(random.integers(geometry.top_k + 1))
-        assert tail() is None
+        if keep == 0:
+            # Nothing is larger than the tail, whatever its token is.
+            assert tail()[1] == (1 << bits - 1) - 1
+        else:
+            assert tail() is None
         given, arrived = 0, [0] * LATENCY
         while arrived[-1] < count:
             valid = given < count and random.random() >= gap
@@ -69,14 +80,15 @@ async def bench_ranking(dut):
             # Without `valid` the payload is as large as can be.
             value = acc[given] if valid else (1 << bits - 1) - 1
             dut.candidate__payload.value = base + given * valid | (value & (1 << bits) - 1) << ID_BITS
-            given += valid
+            await RisingEdge(dut.clk)
+            ready = int(dut.candidate__ready.value)
+            # Every other cycle at least.
+            assert ready or arrived[0] > arrived[1]
+            given += valid and ready
             arrived = [given, *arrived[:-1]]
             await FallingEdge(dut.clk)
-            threshold = None
-            if 0 < keep <= arrived[-1]:
-                place = ranking(acc[: arrived[-1]], keep)[-1]
-                threshold = (base + place, acc[place])
-            assert tail() == threshold
+            if keep > 0:
+                assert tail() == threshold(acc[: arrived[-1]], base, keep)
         dut.candidate__valid.value = 0
 
         held = ranking(acc, keep)
@@ -84,7 +96,8 @@ async def bench_ranking(dut):
             assert sorted(held) == candidates(np.array(acc, np.int64), keep).tolist()
         places = [(base + place, acc[place]) for place in held] + [None] * (keep - len(held))
         dut.shift.value = 1
-        for entry in [*reversed(places), None, None]:
+        await FallingEdge(dut.clk)
+        for entry in reversed(places):
             assert tail() == entry
             await FallingEdge(dut.clk)
         dut.shift.value = 0

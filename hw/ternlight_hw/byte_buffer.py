@@ -1,0 +1,53 @@
+"""A queue of bytes in block RAM."""
+
+from __future__ import annotations
+
+from amaranth import Module, Signal, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+
+class ByteBuffer(wiring.Component):
+    """Bytes in the order in which they came.
+
+    Throughput: one byte per cycle in and out. Latency: a byte that finds the buffer empty is offered 2 cycles later.
+
+    Parameters: depth, bytes that it holds at least, a power of two.
+    Members: source (In), sink (Out), streams of bytes.
+    """
+
+    def __init__(self, *, depth: int) -> None:
+        if depth < 2 or depth & depth - 1:
+            raise ValueError(f"depth must be a power of two from 2, not {depth}")
+        self.depth = depth
+        super().__init__(
+            {"source": In(stream.Signature(unsigned(8))), "sink": Out(stream.Signature(unsigned(8)))},
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        # Of twice as many rows half are in use, so that equal addresses mean nothing to read. Yosys sees that no row is
+        # read while it is written, and adds nothing to the block RAM for that case.
+        m.submodules.rows = rows = Memory(shape=unsigned(8), depth=2 * self.depth, init=[])
+        write, row = rows.write_port(), rows.read_port(domain="comb")
+        level = Signal.like(write.addr)
+        m.d.comb += [
+            level.eq(write.addr - row.addr),
+            self.source.ready.eq(level < self.depth),
+            write.data.eq(self.source.payload),
+            write.en.eq(self.source.valid & self.source.ready),
+        ]
+        write_address, read_address = Signal.like(write.addr), Signal.like(row.addr)
+        m.d.comb += [write.addr.eq(write_address), row.addr.eq(read_address)]
+        with m.If(write.en):
+            m.d.sync += write_address.eq(write_address + 1)
+        with m.If(self.sink.ready | ~self.sink.valid):
+            m.d.sync += self.sink.valid.eq(0)
+            with m.If(write_address != read_address):
+                m.d.sync += [
+                    self.sink.valid.eq(1),
+                    self.sink.payload.eq(row.data),
+                    read_address.eq(read_address + 1),
+                ]
+        return m
