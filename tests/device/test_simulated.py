@@ -13,6 +13,7 @@ import pytest
 
 from ternlight import ufloat
 from ternlight.abi import SESSION_WORDS, Command, Counter, Finish, Register, Result, SessionWord, Window, address
+from ternlight.bench import bench
 from ternlight.cli import INTERRUPTED, main
 from ternlight.compiler import compile_image
 from ternlight.connect import open_device
@@ -345,6 +346,27 @@ def test_an_inverse_temperature_of_any_exponent(small):
             sampling = Sampling(temperature=temperature, top_k=0, seed=3)
             assert -ufloat.MANTISSA_BITS - 7 <= sampling.inverse_temperature[1] < 0
             assert_golden(device.session(1), machine, [7], 12, sampling)
+
+
+def test_bench(small):
+    """Alone, a session's cycles are its own to the last; of several, only those are counted in which all run."""
+    with Device(Port(open_transport(small.url))) as device:
+        device.load(random_image(random_config(**SHAPES[0]), 1))
+        report = bench(device, tokens=48, sessions=[1, 3])
+        machine = Machine(device.require_model())
+    alone, together = report["runs"]
+    assert report["request"] == {"prompt": SMALL.prompt, "tokens": 48}
+    for phase, tokens, prompt_tokens in (("prompt", 0, SMALL.prompt), ("decoding", 48, 0)):
+        words = weight_words(machine, tokens, prompt_tokens)
+        assert alone[phase]["busy"] == words == report["limits"][phase]["words"] * alone[phase]["tokens"]
+        assert alone[phase]["cycles"] == words + sum(alone[phase]["waits"].values())
+        assert alone[phase]["waits"]["vector"] > 0
+    assert alone["prompt"]["waits"]["link"] == 0
+    window = together["decoding"]
+    assert 12 <= window["tokens"] < window["all_tokens"] == 3 * 48
+    # The simulation does not wait for a slow host, but its sessions do.
+    costs = [(each["cycles"] - each["waits"]["link"]) / each["tokens"] for each in (alone["decoding"], window)]
+    assert costs[1] < 1.1 * costs[0]
 
 
 def test_an_interrupted_command_leaves_the_device_usable(small, tmp_path):

@@ -13,6 +13,7 @@ from ..sampling import Sampling, check_max_tokens
 
 if TYPE_CHECKING:  # so that `--help` does without numpy
     from ..device import Device
+    from ..geometry import Geometry
     from ..image import Image
 
 DEFAULT_PROMPT = "Once upon a time there was a little"
@@ -76,14 +77,24 @@ def prompt_of(args: argparse.Namespace, image: Image) -> list[int]:
 
 
 @contextmanager
-def device_of(args: argparse.Namespace, image: Image | None) -> Iterator[Device]:
-    """The device that the arguments name, with the image loaded; slow steps are shown on standard error."""
+def device_of(args: argparse.Namespace, image: Image | None, *, geometry: Geometry | None = None) -> Iterator[Device]:
+    """The device that the arguments name, with the image loaded; slow steps are shown on standard error.
+
+    geometry: of the simulated device, by default the one that ships.
+    """
     from ..connect import open_device
     from .progress import steps
 
     with ExitStack() as stack:
         with steps() as shown:
             device = stack.enter_context(
-                open_device(args.device, image=image, baud=args.baud, status=shown.status, progress=shown.progress)
+                open_device(
+                    args.device,
+                    image=image,
+                    geometry=geometry,
+                    baud=args.baud,
+                    status=shown.status,
+                    progress=shown.progress,
+                )
             )
         yield device
