@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from .compiler import compile_image
 from .device import Device, Progress
 from .errors import BuildError, DeviceError
+from .geometry import Geometry
 from .image import Image
 from .link import DEFAULT_BAUD, SIMULATOR, open_transport
 from .link.port import Port
@@ -24,6 +25,7 @@ def open_device(
     url: str = SIMULATOR,
     *,
     image: Image | None = None,
+    geometry: Geometry | None = None,
     baud: int = DEFAULT_BAUD,
     status: Status = lambda _: None,
     progress: Progress | None = None,
@@ -33,10 +35,14 @@ def open_device(
     With an image, requests that an earlier host left running are aborted.
 
     url: `sim` builds and starts the simulated device, socket://HOST:PORT joins one that runs, and all else is a
-    serial port. status: called with a phrase for each slow step; progress: with the words of the image sent, and in
-    all. Raises LinkError, DeviceError, FitError or BuildError.
+    serial port. geometry: of the simulated device, by default the one that ships. status: called with a phrase for each
+    slow step; progress: with the words of the image sent, and in all. Raises LinkError, DeviceError, FitError or
+    BuildError.
     """
-    connect = _simulated(image, status, progress) if url == SIMULATOR else _joined(url, baud, image, status, progress)
+    if url == SIMULATOR:
+        connect = _simulated(geometry, image, status, progress)
+    else:
+        connect = _joined(url, baud, image, status, progress)
     with connect as device:
         try:
             yield device
@@ -52,14 +58,17 @@ def _joined(url: str, baud: int, image: Image | None, status: Status, progress: 
 
 
 @contextmanager
-def _simulated(image: Image | None, status: Status, progress: Progress | None) -> Iterator[Device]:
+def _simulated(
+    geometry: Geometry | None, image: Image | None, status: Status, progress: Progress | None
+) -> Iterator[Device]:
     try:
         from ternlight_boards.simulator import DIVISOR, GEOMETRY
         from ternlight_sim.simulated_device import build_simulator, snapshot_path, start_simulator
     except ImportError as error:
         raise BuildError(f"the simulator needs {error.name}: install ternlight[sim]") from error
-    executable = build_simulator(GEOMETRY, DIVISOR, progress=status)
-    identity = None if image is None else compile_image(image, GEOMETRY).identity
+    geometry = geometry or GEOMETRY
+    identity = None if image is None else compile_image(image, geometry).identity
+    executable = build_simulator(geometry, DIVISOR, progress=status)
     with (
         start_simulator(executable, identity) as simulator,
         Device(Port(open_transport(simulator.url))) as device,

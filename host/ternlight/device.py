@@ -246,10 +246,35 @@ class Session:
         request runs in the slot.
         """
         sampling = sampling or Sampling()
-        geometry = self.device.geometry
-        vocabulary = self.device.require_model().vocabulary
-        check_request(prompt, max_tokens, sampling, stop, vocabulary=vocabulary, geometry=geometry)
+        self._check(prompt, max_tokens, sampling, stop)
         return self._generate(list(prompt), max_tokens, sampling, stop, keep_state)
+
+    def start(
+        self, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None, *, keep_state: bool = False
+    ) -> None:
+        """Start a request whose tokens nobody wants, and do not wait for its end: several sessions can run so at once.
+
+        `discard` keeps it going and tells how far it is; `abort` ends it. The prompt must fit the device's buffer.
+        Raises as `generate` does.
+        """
+        sampling = sampling or Sampling()
+        self._check(prompt, max_tokens, sampling, ())
+        limit = self.device.geometry.prompt
+        if len(prompt) > limit:
+            raise RequestError(f"the prompt must have at most {limit} tokens on this device, not {len(prompt)}")
+        self._claim()
+        self._start(list(prompt), max_tokens, sampling, (), keep_state)
+
+    def discard(self) -> SessionStatus:
+        """Make room for more tokens in the ring by giving up those that are there; returns the session's status."""
+        status = self.status()
+        if status.running and status.generated:
+            self._write(SessionWord.CREDIT, [status.generated])
+        return status
+
+    def _check(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling, stop: Sequence[int]) -> None:
+        vocabulary = self.device.require_model().vocabulary
+        check_request(prompt, max_tokens, sampling, stop, vocabulary=vocabulary, geometry=self.device.geometry)
 
     def _generate(
         self, prompt: list[int], max_tokens: int, sampling: Sampling, stop: Sequence[int], keep_state: bool
@@ -264,10 +289,7 @@ class Session:
         self, prompt: list[int], max_tokens: int, sampling: Sampling, stop: Sequence[int], keep_state: bool
     ) -> Generator[int, None, None]:
         """One request of the device, from the claim of the slot to its end."""
-        # Events of an earlier request must not be taken for this one's, whoever made it.
-        flags = self._record(SessionWord.FLAGS, 1)[0]
-        self._idle_status("started again")
-        self._tag = ((flags >> TAG_SHIFT) + 1) % TAGS
+        self._claim()
         try:
             self._start(prompt, max_tokens, sampling, stop, keep_state)
             yield from self._tokens()
@@ -276,6 +298,12 @@ class Session:
         except BaseException:
             self.abort()
             raise
+
+    def _claim(self) -> None:
+        """Take the slot: events of an earlier request must not be taken for the next one's, whoever made it."""
+        flags = self._record(SessionWord.FLAGS, 1)[0]
+        self._idle_status("started again")
+        self._tag = ((flags >> TAG_SHIFT) + 1) % TAGS
 
     def abort(self) -> None:
         """End the running request, if any, after its current token."""

@@ -284,7 +284,9 @@ def variables() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-@pytest.mark.parametrize("command", ["", "generate", "verify", "info", "import", "eval", "simulate"])
+@pytest.mark.parametrize(
+    "command", ["", "generate", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash"]
+)
 def test_help_is_light(command):
     """No library that computes or builds hardware is imported for `--help`."""
     script = (
@@ -306,8 +308,8 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
-    assert len(COMMANDS) == 6
-    for command in ("generate", "verify", "info", "import", "eval", "simulate"):
+    assert len(COMMANDS) == 9
+    for command in ("generate", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash"):
         assert f"\n    {command} " in printed
 
 
