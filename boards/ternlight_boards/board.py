@@ -30,6 +30,7 @@ class Board:
     led: where the LED is that shines while the device works: a resource's name, its number and parts of it.
     baud: bits per second of the serial line.
     seed: of place and route, one that meets the clock.
+    scarce_dsp: synthesis makes multipliers of LUTs, but for those of the lanes, which are instantiated.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Board:
     led: tuple[str | int, ...] = ("led", 0)
     baud: int = DEFAULT_BAUD
     seed: int = 1
+    scarce_dsp: bool = False
 
     def __post_init__(self) -> None:
         error = abs(self.geometry.clock_hz / self.divisor / self.baud - 1)

@@ -106,10 +106,11 @@ def _plan(board: Board, seed: int) -> _Plan:
     products = platform.prepare(
         BoardDevice(board=board, pll=pll, build_id=int(build_id, 16)), TOP, emit_src=False
     ).files
+    synthesis = f"{family.synthesis} -nodsp" if board.scarce_dsp else family.synthesis
     files = {
         f"{TOP}.il": products[f"{TOP}.il"],
         f"{TOP}.{family.constraints}": products[f"{TOP}.{family.constraints}"],
-        f"{TOP}.ys": f"read_rtlil {TOP}.il\n{family.synthesis} -top {TOP} -json {TOP}.json\n",
+        f"{TOP}.ys": f"read_rtlil {TOP}.il\n{synthesis} -top {TOP} -json {TOP}.json\n",
     }
     options = (
         *("--json", f"{TOP}.json", "--report", NEXTPNR_REPORT, "--seed", str(seed)),
@@ -145,6 +146,7 @@ def _execute(plan: _Plan, work: Path, status: Status) -> Report:
     for name, content in plan.files.items():
         (work / name).write_bytes(content)
     tools.run("yosys", [f"{TOP}.ys"], folder=work, log=work / "yosys.log", each_line=_told(_synthesis_phrase, status))
+    plan.family.improve(work / f"{TOP}.json")
     tools.run(
         plan.place.program,
         plan.place.arguments,

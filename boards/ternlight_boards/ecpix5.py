@@ -15,7 +15,7 @@ BOARDS = (
         title="ECPIX-5 85F",
         platform=ECPIX585Platform,
         # The same chip as on the ULX3S, of the fastest speed grade.
-        geometry=replace(LARGE, clock_hz=50_000_000),
+        geometry=replace(LARGE, clock_hz=125_000_000),
         led=("rgb_led", 0, "g"),
         loader="ecpix5",
     ),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from amaranth.vendor import GowinPlatform, LatticePlatform
 
 from ternlight.errors import BuildError
 
+from .carries import clean_carries
 from .pll import Ecp5Pll, GowinPll, Pll
 
 TOP = "device"
@@ -55,6 +58,10 @@ class Family(ABC):
     bitstream: str
     packages: tuple[str, ...]
 
+    def improve(self, netlist: Path) -> None:
+        """Change the netlist, a JSON file of Yosys, in what place and route would do badly."""
+        del netlist
+
     @abstractmethod
     def place_and_route(self, platform: Any) -> Step:
         """From the netlist TOP.json to the configuration; the flow adds the options that all families share."""
@@ -65,6 +72,11 @@ class Family(ABC):
 
 
 class _Ecp5(Family):
+    def improve(self, netlist: Path) -> None:
+        content = json.loads(netlist.read_text())
+        clean_carries(content)
+        netlist.write_text(json.dumps(content))
+
     def place_and_route(self, platform: Any) -> Step:
         part = re.fullmatch(r"LFE5(U|UM|UM5G)-(\d+)F", platform.device)
         if part is None or platform.package not in PACKAGES:

@@ -8,5 +8,12 @@ from .board import Board
 from .ulx3s import SMALL
 
 BOARDS = (
-    Board(name="icepi-zero", title="Icepi Zero", platform=IcepiZero1_3Platform, geometry=SMALL, loader="icepi-zero"),
+    Board(
+        name="icepi-zero",
+        title="Icepi Zero",
+        platform=IcepiZero1_3Platform,
+        geometry=SMALL,
+        loader="icepi-zero",
+        scarce_dsp=True,
+    ),
 )

@@ -23,14 +23,15 @@ from .isa import INSTRUCTION_COLUMNS
 
 MAGIC = 0x544C4954
 """The word "TILT" in memory order."""
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 AHEAD_MAX = 128
 """A request up to so many sequences past the expected one is ahead; the others are repeated."""
-MAX_DATA_WORDS = 60
-"""Data words of a packet: with header and CRC it stays within one COBS block of 254 bytes."""
 REQUEST_HEADER_WORDS = 2
 RESPONSE_HEADER_WORDS = 1
+CRC_WORDS = 1
+MAX_DATA_WORDS = 30
+"""Data words of a packet: with header and address, or header and CRC, they fill small memories of 32 words."""
 RECEIVE_BYTES = 1024
 """Bytes of requests that a device buffers: a host keeps its unanswered requests within it."""
 
@@ -207,7 +208,7 @@ def window_columns(geometry: Geometry) -> dict[Window, int]:
         Window.PROGRAM: INSTRUCTION_COLUMNS,
         Window.GAINS: geometry.gain_columns,
         Window.STORE: geometry.store_columns,
-        Window.STATES: geometry.gain_columns,
+        Window.STATES: geometry.state_columns,
         Window.SESSIONS: 1,
         Window.PROMPTS: 1,
         Window.TOKENS: 1,

@@ -12,36 +12,50 @@ from numpy.typing import NDArray
 from . import compact, ufloat
 from .compact import VALUE_MAX
 from .errors import FitError
-from .formats import GAIN_BITS, LOWER_BOUND_FRACTION
+from .formats import ELEMENT_BITS, GAIN_SHIFT, LIFT_MAX, LIFT_STEP, LOWER_BOUND_FRACTION
 from .geometry import Geometry, ceil_div
-from .isa import TEMPERATURE_REGISTER, EngineOp, ScalarOp, Unit, VectorOp, instruction
+from .isa import TEMPERATURE_REGISTER, EngineOp, GateOp, NormOp, ScalarOp, Unit, instruction
 from .trits import pack_store_words
 from .weights import matvec_shape, matvec_words
 
+LIFT_MARGIN_BITS = 1
+"""Headroom of a lifted vector over the largest value seen in calibration; beyond it, it saturates."""
+
 
 class Reg(IntEnum):
-    """Scalar registers by role."""
+    """Scalar registers by role; F, I, G stand for the products that they belong to."""
 
-    PEAK = 0  # of the residual
-    PEAK_V = 1  # of a gained vector, for the next product
-    PEAK_W = 2
-    QSCALE_V = 3
-    QSCALE_W = 4
-    ENERGY = 5
-    POWER = 6
-    RMS = 7  # reciprocal root mean square
-    SCALE_V = 8
-    SCALE_W = 9
-    PEAK_T = 10
-    SCALE_G = 11
+    POWER = 1  # of the residual, or of accumulators
+    PEAK_F = 2  # of a gained vector; then the scale of its product, but for RMS
+    PEAK_I = 3
+    PEAK_G = 4
+    QSCALE_F = 5
+    QSCALE_I = 6
+    QSCALE_G = 7
+    ENERGY = 8
+    RMS = 9  # reciprocal root mean square
+    SCALE_F = 10
+    SCALE_I = 11
+    EPSILON = 13
     TEMPERATURE = TEMPERATURE_REGISTER
 
 
 class Gains(NamedTuple):
-    """Where a vector of gains lies, and its fixed-point fraction."""
+    """Where a vector of gains lies, its fixed-point fraction, and the lift of the vector that it gains."""
 
     address: int
     fraction: int
+    lift: int
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """The fields of an instruction that multiplies by them."""
+        return {"gain": self.address, "lift": self.lift}
+
+    @property
+    def exponent(self) -> int:
+        """What makes up for the shift behind the gains: the real vector is v * 2**exponent, in units of the source."""
+        return GAIN_SHIFT - LIFT_STEP * self.lift - self.fraction
 
 
 class Assembler:
@@ -56,6 +70,7 @@ class Assembler:
         self.program: list[dict[str, Any]] = []
         self.gains: list[NDArray[np.int16]] = []
         self.gain_words = 0
+        self.lower_bounds: list[NDArray[np.int16]] = []
         self.store: list[NDArray[np.uint32]] = []
         self.store_words = 0
 
@@ -74,19 +89,29 @@ class Assembler:
                 f"rebuild it with {field}={needed}, or choose a smaller model"
             )
 
-    def place_gains(self, values: NDArray[Any], *, bits: int = GAIN_BITS) -> Gains:
-        """Store gains, of which so many upper bits will be read, with the largest fraction that holds their peak."""
-        unread = GAIN_BITS - bits
+    def place_gains(self, values: NDArray[Any], gained: float) -> Gains:
+        """Store gains with the largest fraction that holds their peak.
+
+        gained: the largest magnitude of the gained vector, in units of the source's last bit; with a margin it decides
+        the lift.
+        """
         peak = float(np.abs(values).max())
-        fraction = math.floor(math.log2((VALUE_MAX >> unread) / peak)) if peak > 0 else 0
+        fraction = math.floor(math.log2(VALUE_MAX / peak)) if peak > 0 else 0
         fixed = np.rint(np.ldexp(values.astype(np.float64), fraction)).astype(np.int64)
-        return Gains(self._place_words(compact.encode(fixed << unread)), fraction)
+        used = math.ceil(math.log2(gained)) + fraction - GAIN_SHIFT + LIFT_MARGIN_BITS if gained > 0 else 0
+        lift = min(max(0, ELEMENT_BITS - 1 - used) // LIFT_STEP, LIFT_MAX)
+        return Gains(self._place_words(compact.encode(fixed)), fraction, lift)
 
     def place_lower_bounds(self, values: NDArray[Any]) -> int:
-        """Store lower bounds of forget gates, as plain fractions; returns their address."""
+        """Store lower bounds of forget gates, as plain fractions; returns their place among the lower bounds."""
         limit = (1 << LOWER_BOUND_FRACTION) - 1
         fixed = np.rint(np.ldexp(values.astype(np.float64), LOWER_BOUND_FRACTION))
-        return self._place_words(np.clip(fixed, -limit, limit))
+        words = 2 * ceil_div(len(values), self.geometry.vector)
+        padded = np.zeros(words * self.geometry.half, np.int16)
+        padded[: len(values)] = np.clip(fixed, -limit, limit)
+        place = sum(map(len, self.lower_bounds))
+        self.lower_bounds.append(padded.reshape(words, -1))
+        return place
 
     def _place_words(self, values: NDArray[Any]) -> int:
         """Store 16-bit words in the gain memory, padded to words of V."""
@@ -110,9 +135,13 @@ class Assembler:
         except ValueError as error:
             raise FitError(f"{self.name} is too large for the instruction set: {error}") from error
 
-    def vector(self, op: VectorOp, **fields: int) -> None:
-        """Append a vector operation."""
-        self.emit(Unit.VECTOR, op, **fields)
+    def norm(self, op: NormOp, **fields: int) -> None:
+        """Append an operation of the norm unit."""
+        self.emit(Unit.NORM, op, **fields)
+
+    def gate(self, op: GateOp, **fields: int) -> None:
+        """Append an operation of the gate unit."""
+        self.emit(Unit.GATE, op, **fields)
 
     def scalar(self, op: ScalarOp, target: Reg, a: Reg, b: Reg | float | None = None) -> None:
         """Append a scalar operation; its second operand is a register, a constant, or none."""

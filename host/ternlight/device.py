@@ -57,7 +57,7 @@ Progress = Callable[[int, int], None]
 class SavedState:
     """What a session has seen: its recurrent state, as a device of one vector width holds it.
 
-    identity: of the compiled image; position: tokens seen; states: (words, V) int16.
+    identity: of the compiled image; position: tokens seen; states: (words, V / 2) int16.
     """
 
     identity: int
@@ -124,18 +124,20 @@ class Device:
                 raise DeviceError(f"session {slot} is running on another image: abort it first")
         self._write_register(Register.IMAGE_ID, 0)
         parts = [
-            (Window.PROGRAM, model.program_words()),
-            (Window.GAINS, model.gains.view("<u4")),
-            (Window.STORE, model.store),
+            (Window.PROGRAM, 0, model.program_words()),
+            (Window.GAINS, 0, model.gains.view("<u4")),
+            (Window.STATES, model.lower_bound_word, model.lower_bounds.view("<u4")),
+            (Window.STORE, 0, model.store),
         ]
-        total, sent = sum(words.size for _, words in parts), 0
-        for window, words in parts:
+        total, sent = sum(words.size for _, _, words in parts), 0
+        for window, row, words in parts:
 
             def tell(done: int, _all: int, before: int = sent) -> None:
                 if progress is not None:
                     progress(before + done, total)
 
-            self.port.write_window(window, 0, words.reshape(-1).tolist(), self.geometry, progress=tell)
+            first = row * words.shape[1]
+            self.port.write_window(window, first, words.reshape(-1).tolist(), self.geometry, progress=tell)
             sent += words.size
         for slot in range(self.geometry.slots):
             self.session(slot).reset()
@@ -319,9 +321,9 @@ class Session:
         """The state of a session that is not running."""
         model, status = self.device.require_model(), self._idle_status("saved")
         geometry = self.device.geometry
-        words = model.state_stride * geometry.gain_columns
+        words = model.state_stride * geometry.state_columns
         read = self.device.port.read_window(Window.STATES, self.slot * words, words, geometry)
-        states = np.array(read, "<u4").view("<i2").reshape(model.state_stride, geometry.vector)
+        states = np.array(read, "<u4").view("<i2").reshape(model.state_stride, geometry.half)
         return SavedState(model.identity, status.position, states)
 
     def restore(self, saved: SavedState) -> None:
@@ -333,7 +335,7 @@ class Session:
             raise FitError(
                 f"the state is of image {saved.identity:08x}, but {model.identity:08x} is loaded: load that image"
             )
-        expected = (model.state_stride, geometry.vector)
+        expected = (model.state_stride, geometry.half)
         if saved.states.shape != expected:
             raise FitError(f"the state has shape {saved.states.shape}, but this device holds {expected}")
         words = np.ascontiguousarray(saved.states, "<i2").view("<u4").reshape(-1).tolist()

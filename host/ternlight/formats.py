@@ -23,43 +23,42 @@ COMPACT_STEP = 2
 COMPACT_EXPONENT_BITS = COMPACT_BITS - COMPACT_MANTISSA_BITS
 COMPACT_EXPONENT_MAX = (1 << COMPACT_EXPONENT_BITS) - 1
 GAIN_BITS = COMPACT_MANTISSA_BITS + COMPACT_STEP * COMPACT_EXPONENT_MAX
-"""A gain, as GAIN and STAT read it."""
-MLP_GAIN_BITS = 18
-"""The upper bits of a gain, as MLP reads it."""
+"""A gain, as the norm unit multiplies by it."""
 LOWER_BOUND_FRACTION = OUTPUT_FRACTION
-"""FORGET reads the gain memory as plain fixed point: close to 1, a lower bound must be fine."""
+"""FORGET reads plain fixed point from the state memory: close to 1, a lower bound must be fine."""
 STATE_BITS = Z_BITS
 FORGET_BITS = 18
 """What STATE reads of a forget gate."""
 
 BLOCK_BITS = 18
-"""What STAT, GAIN and QUANT read of an element, through the shift that its vector's peak asks for (block floating
-point)."""
+"""What QUANT goes on with of a gained element, by the shift that the vector's peak asks for (block floating point)."""
 BLOCK_FRACTION = BLOCK_BITS - 1 - MANTISSA_BITS
 """The block shift is the exponent of the peak, whose mantissa has MANTISSA_BITS, less this."""
-BLOCK_SHIFT_MAX = 15
+BLOCK_SHIFT_MAX = ELEMENT_BITS - BLOCK_BITS + 1
+"""The block shift of the largest peak, 2**23."""
 QSCALE_FRACTION = 22
 """Fraction bits of a quantisation scale's mantissa, before the exponent of its vector's peak."""
 QUANT_FRACTION = QSCALE_FRACTION + BLOCK_FRACTION
 """QUANT narrows its source by what the scale's exponent asks beyond these."""
 SHIFT_MAX = 47
 """Largest shift of a product; larger ones give the same result."""
-EMBED_SHIFT_MAX = 16
-"""Largest left shift of an embedding row."""
 
-ENERGY_BITS = 18
-"""An element whose square is summed as energy."""
-POWER_BITS = 18
-"""An element whose square is summed as power."""
+EMBEDDING_MANTISSA_BITS = 5
+EMBEDDING_SHIFT_BITS = 5
+EMBEDDING_SCALE_BITS = EMBEDDING_MANTISSA_BITS + EMBEDDING_SHIFT_BITS
+"""The scale of an embedding row: mantissa m and, above it, shift s, which stand for (32 + m) * 2**(9 - s)."""
+EMBEDDING_FACTOR_SHIFT = 9
 
-# Right shifts after products, which the compiler makes up for in its scales.
-GAIN_SHIFT = BLOCK_BITS + GAIN_BITS - 1 - ELEMENT_BITS
-"""GAIN: block times gain, in an element."""
-STAT_SHIFT = BLOCK_BITS + GAIN_BITS - 1 - ENERGY_BITS
-"""STAT: block times gain, in a term of the energy."""
-MLP_STAT_SHIFT = ELEMENT_BITS - ENERGY_BITS
-"""MLP: an element, in a term of the energy."""
-MLP_GAIN_SHIFT = MLP_GAIN_BITS - 1
-"""MLP: element times gain, in an element."""
+SQUARE_BITS = 18
+"""What is squared for a sum of squares, an energy or a power."""
+
+# Right shifts, which the compiler makes up for in its scales.
+GAIN_SHIFT = GAIN_BITS - 1
+"""Element times gain, in an element: without a lift never larger than the element."""
+LIFT_STEP = 2 * COMPACT_STEP
+LIFT_MAX = 2
+"""An operation may shift less by so many steps, where calibration says that the gained vector stays small."""
+SQUARE_SHIFT = ELEMENT_BITS - SQUARE_BITS
+"""An element, in a term of a sum of squares."""
 POWER_SHIFT = 4
 """GATE: an accumulator, in a term of the power, which only weighs an epsilon."""

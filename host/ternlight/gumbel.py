@@ -3,13 +3,18 @@
 The cipher is the round of Speck64 on the block (token id, position), with the round keys seed ^ constant.
 
 The 32 bits r stand for u = (r + 1/2) / 2**32. By symmetry w = 2r + 1 in the lower half, and 2**33 - (2r + 1) in
-the upper, is an odd number below 2**32 whose relative precision holds in both tails. The table has 16 segments per
-octave of w for either half; g is interpolated linearly within a segment.
+the upper, is an odd number below 2**32 whose relative precision holds in both tails. The table has segments of every
+octave of w, between whose ends g is interpolated linearly:
+* 16 per octave in the upper half, and in the first octave of the lower one;
+* 8 per octave in the rest of the lower half, which bends less.
+Far up, g is -ln(w / 2**33) within a unit in the last place: there an octave is the one before it, ln 2 higher, and all
+octaves from TAIL on share their segments.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 WORD_BITS = 32
 ROUNDS = 12
@@ -27,7 +32,15 @@ SCORE_BITS = 40
 """Bits of a score: 24 bits of accumulator times 15 of scale, plus noise."""
 
 OCTAVE_BITS = 5
-SEGMENT_BITS = 4
+FINE_BITS = 4
+COARSE_BITS = 3
+"""Of the number of a segment in its octave."""
+TAIL = 14
+"""The first octave of the upper half, counted from the middle, of those that share their segments."""
+FINE_FROM = 1 << OCTAVE_BITS + COARSE_BITS
+"""Index of the first fine segment. Before are the coarse ones, in the order of octaves; the first is never used."""
+FIRST_LOWER = TAIL + 1
+"""The row of fine segments, after those of the upper half, of the first octave of the lower half."""
 POSITION_BITS = 12
 """Bits of the position within a segment."""
 SLOPE_BITS = 14
@@ -39,23 +52,26 @@ def exact(w: float, upper: bool) -> float:
     return -math.log(-math.log1p(-part) if upper else -math.log(part))
 
 
-def _segment(upper: bool, octave: int, segment: int) -> tuple[int, int]:
-    """A segment's noise at its start and its rise, both with FRACTION bits.
+def _segments(upper: bool, octave: int, bits: int) -> Iterator[tuple[int, int]]:
+    """Of an octave's 2**bits segments the noise at the start and the rise, both with FRACTION bits.
 
     The chord is moved by half of its error in the middle, so that the error is of either sign.
     """
-    width = 2.0 ** (WORD_BITS - 1 - octave - SEGMENT_BITS)
-    start = width * ((1 << SEGMENT_BITS) + segment)
-    left, middle, right = (exact(start + width * part, upper) for part in (0, 0.5, 1))
-    offset = (middle - (left + right) / 2) / 2
-    base = round((left + offset) * (1 << FRACTION))
-    return base, round((right + offset) * (1 << FRACTION)) - base
+    width = 2.0 ** (WORD_BITS - 1 - octave - bits)
+    for segment in range(1 << bits):
+        start = width * ((1 << bits) + segment)
+        left, middle, right = (exact(start + width * part, upper) for part in (0, 0.5, 1))
+        offset = (middle - (left + right) / 2) / 2
+        base = round((left + offset) * (1 << FRACTION))
+        yield base, round((right + offset) * (1 << FRACTION)) - base
 
 
-TABLE = tuple(
-    _segment(upper, octave, segment)
-    for upper in (False, True)
-    for octave in range(1 << OCTAVE_BITS)
-    for segment in range(1 << SEGMENT_BITS)
+TABLE = (
+    *(segment for octave in range(1 << OCTAVE_BITS) for segment in _segments(False, octave, COARSE_BITS)),
+    *(segment for octave in range(TAIL + 1) for segment in _segments(True, octave, FINE_BITS)),
+    *_segments(False, 0, FINE_BITS),
 )
-"""(base, slope) of each segment; the index is (upper half, leading zeros of w, top bits of w after its first)."""
+"""(base, slope) of each segment; the index is (octave, segment), or (1, row, segment) of the fine ones."""
+
+RISES = tuple(round(max(octave - TAIL, 0) * math.log(2) * (1 << FRACTION)) for octave in range(1 << OCTAVE_BITS))
+"""How far an octave of the upper half, counted from the middle, lies above the segments that it uses."""

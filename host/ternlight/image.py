@@ -26,7 +26,7 @@ from .errors import ImageError, TernlightError
 from .tensorfile import TensorFile, write_tensors
 
 FORMAT = "ternlight-image"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 DEFAULT_FILE = "bedtime-1m.ternlight"
 """The image that ships within the package."""
 EMBEDDING_MAX = 127
@@ -42,13 +42,15 @@ Floats = NDArray[np.float32]
 class Calibration:
     """Largest magnitudes that the float reference met; the compiler chooses fixed-point formats by them.
 
-    residual: |x| over all layers. Per layer:
+    residual: |x| over all layers. gained: by the keys of `ModelConfig.norm_lengths`, of what the norm divides, times
+    its gains and those of the norm before it: x, or the products that gate and mlp are of. Per layer:
     candidate: of the input of silu in the candidate, and of the state. gate: of the g product's accumulator (an
     integer) times silu(state). mlp_gate: of the input of silu in the MLP. mlp: of the accumulator of the
     MLP's value half (an integer) times silu of its gate half.
     """
 
     residual: float
+    gained: dict[str, float]
     candidate: tuple[float, ...]
     gate: tuple[float, ...]
     mlp_gate: tuple[float, ...]
@@ -154,6 +156,8 @@ class Image:
         if self.calibration is not None:
             # In double precision, or a maximum could be rounded below a value that was met.
             tensors["calibration.residual"] = np.array([self.calibration.residual], np.float64)
+            gained = [self.calibration.gained[key] for key in self.config.norm_lengths()]
+            tensors["calibration.gained"] = np.array(gained, np.float64)
             for name in LAYER_MAXIMA:
                 tensors[f"calibration.{name}"] = np.array(getattr(self.calibration, name), np.float64)
         tensors["betas"] = np.array([self.betas[key] for key in products], np.float32)
@@ -169,7 +173,9 @@ class Image:
         calibration = None
         if "calibration.residual" in tensors:
             maxima = {name: tuple(map(float, tensors[f"calibration.{name}"])) for name in LAYER_MAXIMA}
-            calibration = Calibration(residual=float(tensors["calibration.residual"][0]), **maxima)
+            gained = dict(zip(config.norm_lengths(), map(float, tensors["calibration.gained"]), strict=True))
+            residual = float(tensors["calibration.residual"][0])
+            calibration = Calibration(residual=residual, gained=gained, **maxima)
         return cls(
             config=config,
             trits={key: base3.unpack(tensors[f"trits.{key}"], shape) for key, shape in products.items()},

@@ -1,13 +1,14 @@
-"""The instruction set: opcodes and the fields of a 96-bit instruction, for compiler, golden model and gateware.
+"""The instruction set: opcodes and the fields of a 64-bit instruction, for compiler, golden model and gateware.
 
-A program is the list of instructions of one token, executed in order; the model's shape is in it, so that one
-bitstream runs every model. A field list gives (name, bits) from bit 0 up; every instruction begins with its unit.
+A program is the list of instructions of one token; the model's shape is in it, so that one bitstream runs every model.
+Several tokens, of different sessions, run it at the same time, each in a context of its own: scalar registers, vector
+memories, activation buffers. A field list gives (name, bits) from bit 0 up; every instruction begins with its unit.
 
-Scalar registers hold ufloat values (see ternlight_sim.golden.scalar). An instruction waits until the registers that
-it reads, and those that it will write, are valid; it invalidates those it writes until the value arrives.
-Two activation buffers join vector unit and engine: QUANT waits until its buffer is free and claims it; MATVEC
-consumes its chunks as they arrive and frees it. Vector operations pass through one pipe in order;
-`fence` makes an operation wait until the pipe is empty (its source was written by an operation that may be in flight).
+The instructions of a context are issued in order. Scalar registers hold ufloat values (ternlight_sim.golden.scalar). An
+instruction waits until the registers that it reads, and those that it will write, are valid; it invalidates those it
+writes until the value arrives. Two activation buffers join norm unit and engine: QUANT waits until its buffer is free
+and claims it; MATVEC consumes its chunks as they arrive and frees it. An operation that reads a vector memory
+follows the operation that writes it, element by element: no instruction need wait for the end of another.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-INSTRUCTION_BITS = 96
+INSTRUCTION_BITS = 64
 INSTRUCTION_COLUMNS = INSTRUCTION_BITS // 32
 SCALAR_REGISTERS = 16
 TEMPERATURE_REGISTER = 15
@@ -26,9 +27,10 @@ class Unit(IntEnum):
     """The unit that executes an instruction."""
 
     CONTROL = 0
-    VECTOR = 1
-    SCALAR = 2
-    ENGINE = 3
+    NORM = 1
+    GATE = 2
+    SCALAR = 3
+    ENGINE = 4
 
 
 class ControlOp(IntEnum):
@@ -39,18 +41,30 @@ class ControlOp(IntEnum):
     SAMPLE = 2
 
 
-class VectorOp(IntEnum):
-    """Operations of the vector unit; ternlight_sim.golden.vector defines each bit of them."""
+class NormOp(IntEnum):
+    """Operations of the norm unit; ternlight_sim.golden.vector defines each bit of them.
+
+    EMBED, RESID: write the residual memory, from results. PEAK, STAT, QUANT: multiply a vector by its gains, and give
+    its peak, its energy, or activations.
+    """
 
     EMBED = 0
-    STAT = 1
-    GAIN = 2
+    PEAK = 1
+    STAT = 2
     QUANT = 3
-    FORGET = 4
-    STATE = 5
-    GATE = 6
-    MLP = 7
-    RESID = 8
+    RESID = 4
+
+
+class GateOp(IntEnum):
+    """Operations of the gate unit, all on results; ternlight_sim.golden.vector defines each bit of them.
+
+    FORGET: forget gates, for the STATE that follows. STATE: the recurrence. GATE, MLP: write the gated memory.
+    """
+
+    FORGET = 0
+    STATE = 1
+    GATE = 2
+    MLP = 3
 
 
 class ScalarOp(IntEnum):
@@ -61,7 +75,6 @@ class ScalarOp(IntEnum):
     RECIP = 2
     RSQRT = 3
     QSCALE = 4
-    LOWER = 5
 
 
 class EngineOp(IntEnum):
@@ -71,21 +84,28 @@ class EngineOp(IntEnum):
     EMBED = 1
 
 
-UNIT_FIELD = {"unit": 2}
+UNIT_FIELD = {"unit": 3}
 
-VECTOR_FIELDS: dict[str, int] = UNIT_FIELD | {
-    "op": 4,
-    "fence": 1,
+NORM_FIELDS: dict[str, int] = UNIT_FIELD | {
+    "op": 3,
+    "gated": 1,  # the source is in the gated memory, instead of the residual's
     "buffer": 1,
-    "beats": 11,  # input beats of V elements (MLP consumes two per output; EMBED has one header beat)
-    "source": 12,  # vector memory, words of V
-    "target": 12,
+    "beats": 11,  # beats of V elements, without EMBED's header
+    "source": 12,  # word of V of the context's memory; EMBED and RESID write there
     "gain": 14,  # gain memory, words of V
-    "state": 12,  # state memory, words of V within the slot's state
     "scale": 4,  # scalar register read
-    "peak": 4,  # scalar registers written
-    "energy": 4,
-    "power": 4,
+    "reduction": 4,  # scalar register written
+    "fraction": 5,
+    "lift": 2,  # of a gained vector, in steps of formats.LIFT_STEP
+}
+
+GATE_FIELDS: dict[str, int] = UNIT_FIELD | {
+    "op": 2,
+    "beats": 11,  # result beats of V elements
+    "target": 12,  # word of V of the context's gated memory
+    "state": 16,  # state memory, words of H within the slot's state; FORGET: of the lower bounds, absolute
+    "scale": 4,  # scalar register read
+    "reduction": 4,  # scalar register written
     "shift": 6,
     "fraction": 5,
 }
@@ -103,10 +123,10 @@ SCALAR_FIELDS: dict[str, int] = UNIT_FIELD | {
 ENGINE_FIELDS: dict[str, int] = UNIT_FIELD | {
     "op": 1,
     "buffer": 1,
-    "chunks": 10,  # MATVEC: chunks of activations; EMBED: store words of one row
-    "groups": 14,  # MATVEC: row groups
-    "beats": 14,  # result beats of V elements
-    "address": 24,  # first store word; EMBED: of token 0's row
+    "chunks": 9,  # MATVEC: chunks of activations; EMBED: beats of a row, without its header
+    "groups": 14,  # MATVEC: row groups; EMBED: store words from one beat to the next
+    "beats": 14,  # MATVEC: result beats of V elements
+    "address": 22,  # first store word; EMBED: of token 0's first beat
 }
 
 CONTROL_FIELDS: dict[str, int] = UNIT_FIELD | {
@@ -118,34 +138,38 @@ CONTROL_FIELDS: dict[str, int] = UNIT_FIELD | {
 
 FIELDS: dict[Unit, dict[str, int]] = {
     Unit.CONTROL: CONTROL_FIELDS,
-    Unit.VECTOR: VECTOR_FIELDS,
+    Unit.NORM: NORM_FIELDS,
+    Unit.GATE: GATE_FIELDS,
     Unit.SCALAR: SCALAR_FIELDS,
     Unit.ENGINE: ENGINE_FIELDS,
 }
 OPS: dict[Unit, type[IntEnum]] = {
     Unit.CONTROL: ControlOp,
-    Unit.VECTOR: VectorOp,
+    Unit.NORM: NormOp,
+    Unit.GATE: GateOp,
     Unit.SCALAR: ScalarOp,
     Unit.ENGINE: EngineOp,
 }
 SIGNED_FIELDS = {"exponent"}
 
-READS_SCALE = {
-    VectorOp.STAT,
-    VectorOp.GAIN,
-    VectorOp.QUANT,
-    VectorOp.FORGET,
-    VectorOp.STATE,
-    VectorOp.MLP,
-    VectorOp.RESID,
+READS_SCALE: dict[Unit, set[IntEnum]] = {
+    Unit.NORM: {NormOp.QUANT, NormOp.RESID},
+    Unit.GATE: {GateOp.FORGET, GateOp.STATE, GateOp.MLP},
+    Unit.CONTROL: {ControlOp.SAMPLE},
 }
-"""Vector operations that read the scalar register `scale`."""
-WRITES_PEAK = {VectorOp.EMBED, VectorOp.GAIN, VectorOp.GATE, VectorOp.MLP, VectorOp.RESID}
-WRITES_ENERGY = {VectorOp.STAT, VectorOp.MLP}
-WRITES_POWER = {VectorOp.STAT, VectorOp.GATE}
-READS_RESULTS = {VectorOp.EMBED, VectorOp.FORGET, VectorOp.STATE, VectorOp.GATE, VectorOp.MLP, VectorOp.RESID}
-"""Vector operations that consume `beats` beats of the engine's result stream."""
-READS_B = {ScalarOp.ADD, ScalarOp.MUL, ScalarOp.LOWER}
+"""Operations that read the scalar register `scale`."""
+REDUCES: dict[Unit, set[IntEnum]] = {
+    Unit.NORM: {NormOp.EMBED, NormOp.PEAK, NormOp.STAT, NormOp.RESID},
+    Unit.GATE: {GateOp.GATE, GateOp.MLP},
+}
+"""Operations that write the scalar register `reduction`: PEAK the largest magnitude, the others a sum of squares."""
+READS_RESULTS: dict[Unit, set[IntEnum]] = {
+    Unit.NORM: {NormOp.EMBED, NormOp.RESID},
+    Unit.GATE: set(GateOp),
+    Unit.CONTROL: {ControlOp.SAMPLE},
+}
+"""Operations that consume the results of the engine's operation before them: in each context, one by one in order."""
+READS_B = {ScalarOp.ADD, ScalarOp.MUL}
 """Scalar operations with a second operand."""
 
 
@@ -165,7 +189,7 @@ def instruction(unit: Unit, op: IntEnum, **values: int) -> dict[str, Any]:
 
 
 def encode(fields: dict[str, Any]) -> int:
-    """The 96-bit word of an instruction."""
+    """The word of an instruction."""
     word = position = 0
     for name, bits in FIELDS[Unit(fields["unit"])].items():
         word |= (int(fields[name]) & (1 << bits) - 1) << position
@@ -174,8 +198,8 @@ def encode(fields: dict[str, Any]) -> int:
 
 
 def decode(word: int) -> dict[str, Any]:
-    """The fields of a 96-bit word; raises ValueError for an unknown operation."""
-    unit = Unit(word & 3)
+    """The fields of an instruction's word; raises ValueError for an unknown operation."""
+    unit = Unit(word & (1 << UNIT_FIELD["unit"]) - 1)
     fields: dict[str, Any] = {}
     for name, bits in FIELDS[unit].items():
         value = word & (1 << bits) - 1

@@ -10,7 +10,7 @@ from amaranth import Module, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .block_memory import BlockMemory
+from .small_memory import SmallMemory
 from .stream_register import StreamRegister
 
 DELIMITER = 0
@@ -81,19 +81,24 @@ class CobsEncoder(wiring.Component):
     The code byte comes before the block that it counts, so a block of up to 254 bytes is gathered, then sent; input
     waits meanwhile. Throughput: a block takes one cycle per byte in, then one per byte out and one more.
 
+    Parameters: packet_bytes, of the longest packet.
     Members: packet (In, stream of PACKET_BYTE; a packet has at least one byte), frame (Out, stream of bytes).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, packet_bytes: int) -> None:
+        if packet_bytes < 2:
+            raise ValueError(f"packet_bytes must be at least 2, not {packet_bytes}")
+        self.packet_bytes = packet_bytes
+        self.block_bytes = min(packet_bytes, BLOCK_BYTES)
         super().__init__({"packet": In(stream.Signature(PACKET_BYTE)), "frame": Out(stream.Signature(unsigned(8)))})
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = BlockMemory(shape=unsigned(8), depth=CODE_FULL + 1)
+        m.submodules.memory = memory = SmallMemory(shape=unsigned(8), depth=self.block_bytes)
         write, read = memory.write, memory.read
         m.submodules.loaded = loaded = StreamRegister(shape=unsigned(8))
-        count = Signal(range(BLOCK_BYTES + 1))  # bytes of the block
-        sent = Signal(8)  # address of the byte to read next
+        count = Signal(range(self.block_bytes + 1))  # bytes of the block
+        sent = Signal.like(count)  # address of the byte to read next
         zero, last = Signal(), Signal()  # the block was ended by a zero; by the end of the packet
         byte = self.packet.payload
         m.d.comb += [

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amaranth import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-from amaranth.utils import ceil_log2
 
 from ternlight.abi import AHEAD_MAX, MAX_DATA_WORDS, RECEIVE_BYTES, WINDOW_SHIFT, Kind, Op, Window, column_bits
 
-from .block_memory import BlockMemory
 from .bus import HostBus
 from .byte_buffer import ByteBuffer
 from .cobs import PACKET_BYTE, CobsDecoder, CobsEncoder
@@ -19,11 +17,13 @@ from .packets import (
     HEADER,
     PACKET_WORD,
     REQUEST_WORD,
+    RESPONSE_BYTES_MAX,
     EventBuffer,
     PacketMultiplexer,
     PacketTransmitter,
     RequestReceiver,
 )
+from .small_memory import SmallMemory
 from .stream_register import StreamRegister
 from .uart import UartReceiver, UartTransmitter
 
@@ -97,8 +97,8 @@ class RequestExecutor(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.next = following = self._next
-        # The words of an answer, and above them what became of the WRITE with each sequence.
-        m.submodules.buffer = buffer = BlockMemory(shape=unsigned(WORD_BITS), depth=2 * REMEMBERED)
+        m.submodules.buffer = buffer = SmallMemory(shape=unsigned(WORD_BITS), depth=MAX_DATA_WORDS)
+        m.submodules.outcomes = outcomes = SmallMemory(shape=FAILURE, depth=REMEMBERED)  # by sequence
         store, load = buffer.write, buffer.read
         m.submodules.loaded = loaded = StreamRegister(shape=PACKET_WORD)
         request, answer, bus = self.request, self.answer, self.bus
@@ -127,7 +127,7 @@ class RequestExecutor(wiring.Component):
             answer.payload.eq(loaded.sink.payload),
             loaded.sink.ready.eq(answer.ready),
         ]
-        remembered = Cat(header.sequence[: ceil_log2(REMEMBERED)], Const(1, 1))
+        m.d.comb += [outcomes.write.addr.eq(header.sequence), outcomes.read.addr.eq(header.sequence)]
 
         def reply_with(kind, count, sequence=header.sequence):
             return [reply.kind.eq(kind), reply.sequence.eq(sequence), reply.count.eq(count), index.eq(0)]
@@ -143,7 +143,7 @@ class RequestExecutor(wiring.Component):
                         m.next = "REPLY"
             with m.State("ADDRESS"):
                 # The receiver has the whole request and passes it on without gaps: there is nothing to wait for.
-                m.d.comb += [request.ready.eq(1), load.addr.eq(remembered), load.en.eq(1)]
+                m.d.comb += request.ready.eq(1)
                 m.d.sync += [
                     address.eq(word),
                     index.eq(0),
@@ -166,7 +166,7 @@ class RequestExecutor(wiring.Component):
                 with m.Elif(header.kind == Op.WRITE):
                     m.d.sync += reply_with(Kind.ACK, 0)
                     with m.If(~fresh):
-                        m.d.sync += outcome.eq(load.data)
+                        m.d.sync += outcome.eq(outcomes.read.data)
                     m.next = "WRITE"
                     with m.If(header.count == 0):
                         m.next = "WRITTEN"
@@ -211,13 +211,10 @@ class RequestExecutor(wiring.Component):
                     with m.If(reply.kind == Kind.NAK):
                         m.next = "REPLY"
             with m.State("WRITTEN"):
-                failure = Signal(FAILURE)
                 m.d.comb += [
-                    failure.index.eq(outcome.index),
-                    failure.failed.eq(reply.kind == Kind.ERROR),
-                    store.addr.eq(remembered),
-                    store.data.eq(failure),
-                    store.en.eq(1),
+                    outcomes.write.data.index.eq(outcome.index),
+                    outcomes.write.data.failed.eq(reply.kind == Kind.ERROR),
+                    outcomes.write.en.eq(1),
                 ]
                 m.next = "REPLY"
                 with m.If(reply.kind == Kind.ERROR):
@@ -289,7 +286,7 @@ class CommandPort(wiring.Component):
         m.submodules.event_buffer = event_buffer = EventBuffer()
         m.submodules.multiplexer = multiplexer = PacketMultiplexer()
         m.submodules.transmitter = transmitter = PacketTransmitter()
-        m.submodules.encoder = encoder = CobsEncoder()
+        m.submodules.encoder = encoder = CobsEncoder(packet_bytes=RESPONSE_BYTES_MAX)
         connect(m, flipped(self.rx), received.source)
         m.submodules.coded = coded = StreamRegister(shape=unsigned(8))
         m.submodules.words = words = StreamRegister(shape=REQUEST_WORD)

@@ -10,7 +10,9 @@ from ternlight.geometry import Geometry
 
 from .bus import HostBus
 from .engine import Engine
+from .gate import GateUnit
 from .host_map import HostMap
+from .norm import NormUnit
 from .packets import PACKET_WORD
 from .registers import Registers, progress_counts, wait_causes
 from .sampler import Sampler
@@ -18,11 +20,10 @@ from .scalar import ScalarUnit
 from .sequencer import Sequencer
 from .sessions import Sessions
 from .steering import ResultSteering
-from .vector import VectorUnit
 
 
 class Core(wiring.Component):
-    """Whole tokens: sessions give jobs to the sequencer, which drives engine, vector, scalar and token units.
+    """Whole tokens: sessions give jobs to the sequencer, which drives engine, norm, gate, scalar and token units.
 
     Parameters: geometry, build_id (32 bits, told in the identity).
     Members: bus (In, HostBus); events (Out, stream of PACKET_WORD); active (Out, 1): a session runs, or has something
@@ -42,7 +43,8 @@ class Core(wiring.Component):
         m.submodules.host_map = host_map = HostMap(geometry=geometry, session_offset_bits=sessions.offset_bits)
         m.submodules.sequencer = sequencer = Sequencer(geometry=geometry)
         m.submodules.engine = engine = Engine(geometry=geometry)
-        m.submodules.vector = vector = VectorUnit(geometry=geometry)
+        m.submodules.norm = norm = NormUnit(geometry)
+        m.submodules.gate = gate = GateUnit(geometry)
         m.submodules.scalar = scalar = ScalarUnit()
         m.submodules.sampler = sampler = Sampler(geometry=geometry)
         m.submodules.steering = steering = ResultSteering(geometry=geometry)
@@ -52,14 +54,15 @@ class Core(wiring.Component):
         connect(m, host_map.registers, registers.bus)
         connect(m, host_map.sessions, sessions.bus)
         connect(m, host_map.program, sequencer.load)
-        connect(m, host_map.gains, vector.gain_load)
+        connect(m, host_map.gains, norm.gain_load)
         connect(m, host_map.store, engine.load)
-        connect(m, host_map.states, vector.state_load)
-        connect(m, host_map.states_read, vector.state_read)
+        connect(m, host_map.states, gate.state_load)
+        connect(m, host_map.states_read, gate.state_read)
         connect(m, registers.command, sessions.command)
         connect(m, sessions.events, flipped(self.events))
+        # Known a cycle ahead, for a token that begins.
+        m.d.sync += host_map.hold.eq(sequencer.running | sessions.job.valid)
         m.d.comb += [
-            host_map.hold.eq(sequencer.running),
             registers.result.eq(sessions.result),
             sessions.image.eq(registers.image_id != 0),
             sessions.vocabulary.eq(registers.vocabulary),
@@ -67,27 +70,36 @@ class Core(wiring.Component):
             self.active.eq(sessions.active),
         ]
 
-        # Tokens.
+        # Commands and values.
         connect(m, sessions.job, sequencer.job)
         connect(m, sequencer.done, sessions.done)
         connect(m, sequencer.engine, engine.command)
         connect(m, sequencer.claim, engine.claim)
-        connect(m, sequencer.vector, vector.command)
+        connect(m, sequencer.norm, norm.command)
+        connect(m, sequencer.gate, gate.command)
         connect(m, sequencer.scalar, scalar.command)
         connect(m, sequencer.sample, sampler.command)
-        connect(m, vector.quantised, engine.quantised)
-        connect(m, vector.writeback, sequencer.vector_result)
+        connect(m, norm.writeback, sequencer.norm_result)
+        connect(m, gate.writeback, sequencer.gate_result)
         connect(m, scalar.result, sequencer.scalar_result)
         connect(m, sampler.token, sequencer.sampled)
-        connect(m, engine.results, steering.results)
-        connect(m, steering.vector, vector.results)
-        connect(m, steering.sampler, sampler.logits)
         m.d.comb += [
-            steering.sampling.eq(sequencer.sampling),
             sequencer.free.eq(engine.free),
+            sequencer.coming.eq(engine.coming),
+            sequencer.reading.eq(norm.reading),
             sequencer.engine_idle.eq(engine.idle),
-            sequencer.vector_idle.eq(vector.idle),
+            sequencer.norm_idle.eq(norm.idle),
+            sequencer.gate_idle.eq(gate.idle),
         ]
+
+        # Vectors.
+        connect(m, norm.quantised, engine.quantised)
+        connect(m, gate.gated, norm.gated)
+        connect(m, engine.results, steering.results)
+        connect(m, sequencer.consumers, steering.order)
+        connect(m, steering.norm, norm.results)
+        connect(m, steering.gate, gate.results)
+        connect(m, steering.sampler, sampler.logits)
 
         # Counters.
         m.d.comb += registers.count.eq(

@@ -50,14 +50,13 @@ class EventTeller(wiring.Component):
             header.count.eq(event.count),
             header.tag.eq(event.tag),
             header.finish.eq(event.finish),
-            self.index.eq(event.first + told),
             self.words.payload.word.eq(Mux(told[0], Cat(low, self.token), self.token)),
         ]
         with m.FSM():
             with m.State("HEADER"):
                 m.d.comb += [self.words.valid.eq(self.event.valid), self.words.payload.word.eq(header)]
                 with m.If(self.words.valid & self.words.ready):
-                    m.d.sync += told.eq(0)
+                    m.d.sync += [told.eq(0), self.index.eq(event.first)]
                     m.next = "FIRST"
             with m.State("FIRST"):
                 m.d.comb += [
@@ -80,7 +79,7 @@ class EventTeller(wiring.Component):
                     self.words.payload.last.eq(last),
                 ]
                 with m.If(~self.words.valid | self.words.ready):
-                    m.d.sync += [low.eq(self.token), told.eq(told + 1)]
+                    m.d.sync += [low.eq(self.token), told.eq(told + 1), self.index.eq(self.index + 1)]
                     m.next = "READ"
                     with m.If(last):
                         m.d.comb += self.event.ready.eq(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, signed, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -35,7 +35,7 @@ def _without_leading_zeros(value, steps):
 class GumbelNoise(wiring.Component):
     """noise = -ln(-ln u), with u drawn from (seed, token, position): ternlight_sim.golden.sampling.gumbel.
 
-    One round of the cipher per stage, then the leading zeros, the table and the interpolation.
+    One round of the cipher per stage, then the leading zeros, the table (one block RAM) and the interpolation.
 
     Latency: `latency` cycles. Throughput: one per cycle; there is no back-pressure.
 
@@ -69,22 +69,35 @@ class GumbelNoise(wiring.Component):
 
         # w = 2r + 1, or 2**33 - (2r + 1) = 2 * ~r + 1 in the upper half, is shifted until its top bit is set.
         upper = x[-1]
-        w, high_zeros = _without_leading_zeros(Cat(1, x[:-1] ^ upper.replicate(form.WORD_BITS - 1)), (16, 8))
-        w, high_zeros, upper = pipe.stage(w=w, high_zeros=high_zeros, upper=upper)
+        w = Cat(1, x[:-1] ^ upper.replicate(form.WORD_BITS - 1))
+        fine = upper | w[-1]
+        w, high_zeros = _without_leading_zeros(w, (16, 8))
+        w, high_zeros, upper, fine = pipe.stage(w=w, high_zeros=high_zeros, upper=upper, fine=fine)
         w, low_zeros = _without_leading_zeros(w, (4, 2, 1))
-        position_end = form.WORD_BITS - 1 - form.SEGMENT_BITS
-        address, position = pipe.stage(
-            address=Cat(w[position_end:-1], low_zeros, high_zeros, upper),
-            position=w[position_end - form.POSITION_BITS : position_end],
+        octave = Cat(low_zeros, high_zeros)
+        row = Mux(upper, Mux(octave > form.TAIL, form.TAIL, octave), form.FIRST_LOWER)[: form.OCTAVE_BITS - 1]
+        fine_at, coarse_at = (form.WORD_BITS - 1 - bits for bits in (form.FINE_BITS, form.COARSE_BITS))
+        address, position, octave, upper = pipe.stage(
+            address=Mux(fine, Cat(w[fine_at:-1], row, 1), Cat(w[coarse_at:-1], octave, 0)),
+            position=Mux(fine, w[:fine_at][-form.POSITION_BITS :], w[:coarse_at][-form.POSITION_BITS :]),
+            octave=octave,
+            upper=upper,
         )
 
         m.submodules.table = table = Memory(shape=_SEGMENT, depth=len(form.TABLE), init=_SEGMENTS)
         lookup = table.read_port()
         m.d.comb += [lookup.en.eq(pipe.valid), lookup.addr.eq(address)]
-        (position,) = pipe.stage(position=position)
+        rise = Signal(range(form.RISES[-1] + 1))
+        with m.If(upper), m.Switch(octave):
+            for number, value in enumerate(form.RISES):
+                with m.Case(number):
+                    m.d.comb += rise.eq(value)
+        position, rise = pipe.stage(position=position, rise=rise)
         # A second register behind the memory, whose output is late in its cycle.
-        base, slope, position = pipe.stage(base=lookup.data.base, slope=lookup.data.slope, position=position)
-        base, product = pipe.stage(base=base, product=slope * position)
+        base, slope, position, rise = pipe.stage(
+            base=lookup.data.base, slope=lookup.data.slope, position=position, rise=rise
+        )
+        base, product = pipe.stage(base=(base + rise)[: form.NOISE_BITS], product=slope * position)
         half = 1 << form.POSITION_BITS - 1
         (noise,) = pipe.stage(noise=(base + (product + half >> form.POSITION_BITS))[: form.NOISE_BITS])
 

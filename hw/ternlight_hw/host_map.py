@@ -22,10 +22,10 @@ SESSION_WINDOWS = (Window.SESSIONS, Window.PROMPTS, Window.TOKENS)
 class HostMap(wiring.Component):
     """Target of the HostBus: one word at a time.
 
-    Cycles: 2 for an error and for a word of PROGRAM, GAINS or STORE, 3 for a word of STATES; a register or a word
-    of a session takes one more than behind the map. The wide memories belong to the fabric while a token is in
-    progress (`hold`): their words wait. PROGRAM, GAINS and STORE are written only, and read as an error; so is
-    every address beyond a window.
+    Cycles: 2 for an error and for a word of PROGRAM, GAINS or STORE; 3 to write and 4 to read a word of STATES; a
+    register or a word of a session takes one more than behind the map. The wide memories belong to the fabric while a
+    token is in progress (`hold`): their words wait. PROGRAM, GAINS and STORE are written only, and read as an error;
+    so is every address beyond a window.
 
     Parameters: geometry, session_offset_bits.
     Members:
@@ -52,7 +52,7 @@ class HostMap(wiring.Component):
                 "registers": Out(RegisterBus()),
                 "sessions": Out(SessionBus(offset_bits=session_offset_bits)),
                 "states_read": Out(
-                    ReadPort(address_bits=ceil_log2(self.depths[Window.STATES]), data_bits=32 * geometry.gain_columns)
+                    ReadPort(address_bits=ceil_log2(self.depths[Window.STATES]), data_bits=32 * geometry.state_columns)
                 ),
                 "hold": In(1),
             }
@@ -137,7 +137,11 @@ class HostMap(wiring.Component):
                     m.next = "LOAD"
                 with m.Elif(~self.hold):
                     m.d.comb += self.states_read.enable.eq(1)
-                    m.next = "STATES_READ"
+                    m.next = "STATES_WAIT"
+            with m.State("STATES_WAIT"):
+                # The memory is registered: its stages advance with the enable.
+                m.d.comb += self.states_read.enable.eq(1)
+                m.next = "STATES_READ"
             with m.State("STATES_READ"):
                 m.d.comb += [
                     self.bus.ack.eq(1),

@@ -8,21 +8,22 @@ from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
 
 from ternlight.abi import (
+    CRC_WORDS,
     EVENT_HEADER_WORDS,
     EVENT_TOKENS,
     MAX_DATA_WORDS,
     REQUEST_HEADER_WORDS,
+    RESPONSE_HEADER_WORDS,
     TOKENS_PER_WORD,
     Kind,
     Op,
 )
 
-from .block_memory import BlockMemory
 from .cobs import DECODED, PACKET_BYTE
+from .small_memory import SmallMemory
 
 WORD_BITS = 32
 WORD_BYTES = WORD_BITS // 8
-CRC_WORDS = 1
 
 HEADER = data.StructLayout({"kind": 8, "sequence": 8, "count": 16})
 """The first word of every packet; `kind` is an Op or a Kind."""
@@ -33,8 +34,11 @@ PACKET_WORD = data.StructLayout({"word": WORD_BITS, "last": 1})
 REQUEST_WORD = data.StructLayout({"word": WORD_BITS, "last": 1, "corrupt": 1})
 """A word of a verified request, without the CRC; or one word with `corrupt` and `last` for a frame that is none."""
 
-REQUEST_WORDS_MAX = REQUEST_HEADER_WORDS + MAX_DATA_WORDS + CRC_WORDS
+REQUEST_WORDS_MAX = REQUEST_HEADER_WORDS + MAX_DATA_WORDS
+"""Words of a request without the CRC, as REQUEST_WORD."""
 EVENT_WORDS_MAX = EVENT_HEADER_WORDS + EVENT_TOKENS // TOKENS_PER_WORD
+RESPONSE_BYTES_MAX = WORD_BYTES * (RESPONSE_HEADER_WORDS + max(MAX_DATA_WORDS, EVENT_WORDS_MAX) + CRC_WORDS)
+"""Bytes of the longest packet that is sent."""
 
 
 def crc32():
@@ -59,16 +63,16 @@ class RequestReceiver(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.crc = crc = crc32()
-        m.submodules.memory = memory = BlockMemory(shape=unsigned(WORD_BITS), depth=REQUEST_WORDS_MAX)
+        m.submodules.memory = memory = SmallMemory(shape=unsigned(WORD_BITS), depth=REQUEST_WORDS_MAX)
         write, read = memory.write, memory.read
         item = self.frame.payload
         header = Signal(HEADER)
         lane = Signal(range(WORD_BYTES))  # place of the next byte in its word
-        words = Signal(range(REQUEST_WORDS_MAX + 1))  # whole words so far
+        words = Signal(range(REQUEST_WORDS_MAX + CRC_WORDS + 1))  # whole words so far
         overlong, broken, good = Signal(), Signal(), Signal()
         expected = Signal(17)
         word = Signal(WORD_BITS - 8)  # the bytes before the last one of a word
-        index = Signal(range(REQUEST_WORDS_MAX))
+        index = Signal(range(REQUEST_WORDS_MAX + 1))
         m.d.comb += [
             crc.data.eq(item.data),
             crc.valid.eq(self.frame.valid & self.frame.ready & ~item.end),
@@ -91,10 +95,11 @@ class RequestReceiver(wiring.Component):
                     m.next = "CHECK"
                 with m.Elif(self.frame.valid):
                     m.d.sync += [lane.eq(lane + 1), word.eq(Cat(word[8:], item.data))]
-                    with m.If(words == REQUEST_WORDS_MAX):
+                    with m.If(words == REQUEST_WORDS_MAX + CRC_WORDS):
                         m.d.sync += overlong.eq(1)
                     with m.Elif(lane == WORD_BYTES - 1):
-                        m.d.comb += write.en.eq(1)
+                        # Beyond the longest request there is only its CRC, of which nothing is kept.
+                        m.d.comb += write.en.eq(words != REQUEST_WORDS_MAX)
                         m.d.sync += words.eq(words + 1)
                         with m.If(words == 0):
                             m.d.sync += header.eq(write.data)
@@ -143,7 +148,7 @@ class EventBuffer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = BlockMemory(shape=unsigned(WORD_BITS), depth=EVENT_WORDS_MAX)
+        m.submodules.memory = memory = SmallMemory(shape=unsigned(WORD_BITS), depth=EVENT_WORDS_MAX)
         write, read = memory.write, memory.read
         count = Signal(range(EVENT_WORDS_MAX + 1))
         index = Signal(range(EVENT_WORDS_MAX + 1))

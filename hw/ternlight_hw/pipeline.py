@@ -18,7 +18,7 @@ class Pipeline:
     """A pipeline without back-pressure, built stage by stage into a module.
 
     Every `stage` adds one cycle. Its registers load only when the stage before holds something: idle stages do not
-    toggle, neither on a chip nor in a simulation.
+    toggle, neither on a chip nor in a simulation. Only `valid` is reset.
 
     valid: the present stage holds something.
     depth: stages so far.
@@ -33,7 +33,7 @@ class Pipeline:
         """Registers of the values, in the order given; from here on `valid` is that of the new stage."""
         self.depth += 1
         valid = Signal(name=f"valid_{self.depth}")
-        registers = [Signal.like(value, name=f"{name}_{self.depth}") for name, value in values.items()]
+        registers = [Signal.like(value, name=f"{name}_{self.depth}", reset_less=True) for name, value in values.items()]
         self._m.d.sync += valid.eq(self.valid)
         with self._m.If(self.valid):
             for register, value in zip(registers, values.values(), strict=True):

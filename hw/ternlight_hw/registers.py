@@ -138,7 +138,11 @@ def progress_counts(*, done):
 
 
 def wait_causes(*, running, in_token, busy, starved, sampling, waiting_scalar, blocked):
-    """The bits of the counters BUSY and WAIT_*, of which exactly one is set in each cycle while a session runs."""
+    """The bits of the counters BUSY and WAIT_*, of which exactly one is set in each cycle while a session runs.
+
+    Of several tokens at once, `sampling` and `waiting_scalar` tell what all of them wait for: while one could go on but
+    for norm or gate unit, it is these that the lanes wait for.
+    """
     causes = (
         (Counter.BUSY, busy),
         (Counter.WAIT_WEIGHTS, starved),

@@ -29,9 +29,8 @@ class Sampler(wiring.Component):
     the lanes that pass are offered to the queue, one by one; then the queue's entries are scored, unless top_k is 1
     (greedy). With top_k = 0 every token is scored as it comes.
 
-    Throughput: a beat takes a cycle if no lane passes; of n lanes that pass each takes 2 cycles. With top_k = 0 a beat
-    of n tokens takes n + 1. The threshold is older than the two latest candidates, so a lane may pass in vain; it
-    never stays out wrongly.
+    Throughput: a beat takes a cycle if no lane passes, and n + 1 if n lanes pass; with top_k = 0 all do. The threshold
+    is older than the latest candidates, so a lane may pass in vain; it never stays out wrongly.
 
     Latency, from the command's transfer to a valid token, when beats are always there: `overhead(top_k)` cycles and
     the cycles of the beats (the last one counts 0 if no lane passes).
@@ -62,8 +61,8 @@ class Sampler(wiring.Component):
     def overhead(top_k: int) -> int:
         """Cycles of a command besides those of its beats."""
         if top_k == 1:
-            return 5
-        return 4 + Scorer.latency + (2 + top_k if top_k else 0)
+            return 6
+        return 5 + Scorer.latency + (2 + top_k if top_k else 0)
 
     def elaborate(self, platform):
         m = Module()
@@ -99,10 +98,9 @@ class Sampler(wiring.Component):
         pending = Signal(lanes)
         pending_groups = Signal(-(-lanes // GROUP))  # which groups have pending lanes
         chosen, chosen_lane = Signal(), Signal(range(lanes))
-        chosen_leaves, done, free = Signal(), Signal(), Signal()
+        done, free = Signal(), Signal()
         m.d.comb += [
-            chosen_leaves.eq(take_all | queue.candidate.ready),
-            done.eq(~pending_groups.any() & (~chosen | chosen_leaves)),
+            done.eq(~pending_groups.any()),
             free.eq(~arrived | done),
             self.logits.ready.eq(more & free),
         ]
@@ -129,15 +127,14 @@ class Sampler(wiring.Component):
             m.d.sync += [held.eq(acc) for held, acc in zip(beat, arrived_acc, strict=True)]
         with m.Else():
             m.d.comb += pending_next.eq(pending & (pending - 1))
-        with m.If(~chosen | chosen_leaves):
-            m.d.sync += [
-                chosen.eq(pending_groups.any()),
-                pending.eq(pending_next),
-                pending_groups.eq(Cat(pending_next[at : at + GROUP].any() for at in range(0, lanes, GROUP))),
-            ]
-            for lane in reversed(range(lanes)):
-                with m.If(pending[lane]):
-                    m.d.sync += chosen_lane.eq(lane)
+        m.d.sync += [
+            chosen.eq(pending_groups.any()),
+            pending.eq(pending_next),
+            pending_groups.eq(Cat(pending_next[at : at + GROUP].any() for at in range(0, lanes, GROUP))),
+        ]
+        for lane in reversed(range(lanes)):
+            with m.If(pending[lane]):
+                m.d.sync += chosen_lane.eq(lane)
 
         # Third stage: the accumulator of a lane, for the queue or for its score.
         acc = Array(beat)[chosen_lane]
@@ -186,10 +183,13 @@ class Sampler(wiring.Component):
                     m.next = "COLLECT"
 
             with m.State("COLLECT"), m.If(~more & ~arrived & ~pending_groups.any() & ~chosen):
+                m.next = "PLACE"
+
+            with m.State("PLACE"):
                 m.next = "LAST"
 
             with m.State("LAST"):
-                # The last candidate moves into the queue in this cycle; it was in the scorer in the one before.
+                # The last candidate moves into the queue in this cycle.
                 m.d.comb += queue.shift.eq(~greedy)
                 with m.If(greedy):
                     m.next = "TOKEN"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Signal, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ternlight.geometry import Geometry
 
 from .gumbel import ID_BITS
+from .pipeline import Flow
 from .score import candidate_layout
 
 
@@ -24,18 +25,21 @@ class TopQueue(wiring.Component):
     The last `keep` places are in use, in descending order of the accumulators, so that the tail is always the
     threshold: a candidate enters if the tail is empty or has a smaller accumulator.
 
+    A candidate is compared with all places at once, before the two ahead of it have entered: each of these that it
+    does not beat will stand before it, and so it enters one place further on.
+
     What moves is an accumulator with a slot number. The token stays in a memory, at the slot that its candidate took
     over from the one that it drove out.
 
-    Throughput: a candidate every other cycle. Latency: 3 cycles from a candidate to the tail; 2 from `shift`.
+    Throughput: a candidate per cycle. Latency: 4 cycles from a candidate to the tail; 2 from `shift`.
 
     Parameters:
         geometry: top_k places; the accumulator's width.
 
     Members:
         clear (in): empty the queue and take the number of places to use from `keep` (0 .. top_k).
-        candidate (in, stream of candidate_layout).
-        shift (in): move everything by one place and drop the tail: `keep` times it had something in use. Not within 2
+        candidate (in, Flow of candidate_layout).
+        shift (in): move everything by one place and drop the tail: `keep` times it had something in use. Not within 3
             cycles after a candidate, and `clear` is next to come.
         tail (out, entry_layout): the last place. Without places in use it is larger than every candidate.
     """
@@ -47,7 +51,7 @@ class TopQueue(wiring.Component):
             {
                 "clear": In(1),
                 "keep": In(range(self.depth + 1)),
-                "candidate": In(stream.Signature(candidate_layout(geometry))),
+                "candidate": In(Flow(candidate_layout(geometry))),
                 "shift": In(1),
                 "tail": Out(entry_layout(geometry)),
             }
@@ -67,22 +71,38 @@ class TopQueue(wiring.Component):
         ]
         tail = places[-1]
 
-        arriving, arrived = Signal(order_shape, reset_less=True), Signal()
-        token = Signal(ID_BITS, reset_less=True)
+        # A candidate is compared, then placed, then enters.
         acc = self.candidate.payload.acc
-        m.d.comb += self.candidate.ready.eq(~arrived)
-        m.d.sync += arrived.eq(self.candidate.valid & self.candidate.ready)
-        with m.If(self.candidate.valid & self.candidate.ready):
-            m.d.sync += [arriving.eq(Cat(acc[:-1], ~acc[-1], 1)), token.eq(self.candidate.payload.token)]
-
-        # The places that a candidate beats; it takes the first of them, and the others move by one place.
+        stages = [
+            Signal(data.StructLayout({"valid": 1, "token": ID_BITS, "order": order_shape}), name=name)
+            for name in ("compared", "placed", "entering")
+        ]
+        compared, placed, entering = stages
+        m.d.sync += [
+            compared.valid.eq(self.candidate.valid),
+            compared.token.eq(self.candidate.payload.token),
+            compared.order.eq(Cat(acc[:-1], ~acc[-1], 1)),
+            placed.eq(compared),
+            entering.eq(placed),
+        ]
         # Compared with `<`: Yosys makes two comparators of `>`.
+        beaten = Signal(self.depth)
+        behind = Signal(2)  # of those ahead, by which it must stand
+        m.d.sync += [
+            beaten.eq(Cat(compared.valid & (held.order < compared.order) for held in places)),
+            behind.eq(Cat(ahead.valid & ~(ahead.order < compared.order) for ahead in (placed, entering))),
+        ]
         moves = Signal(self.depth)
+        with m.If(self.shift):
+            m.d.sync += moves.eq(-1)
+        with m.Else():
+            m.d.sync += moves.eq(Mux(behind.all(), beaten << 2, Mux(behind.any(), beaten << 1, beaten)))
+
+        # Of the places that a candidate beats it takes the first, and the others move by one place.
         unused = Const(-1, self.depth) << self.keep  # counted from the tail
-        m.d.sync += moves.eq(Cat(self.shift | (arrived & (held.order < arriving)) for held in places))
         for place, held in enumerate(places):
             with m.If(moves[place]):
-                m.d.sync += [held.slot.eq(tail.slot), held.order.eq(arriving)]
+                m.d.sync += [held.slot.eq(tail.slot), held.order.eq(entering.order)]
                 if place:
                     with m.If(moves[place - 1]):
                         m.d.sync += held.eq(places[place - 1])
@@ -93,7 +113,7 @@ class TopQueue(wiring.Component):
         write, read = tokens.write_port(), tokens.read_port(domain="comb")
         m.d.comb += [
             write.addr.eq(tail.slot),
-            write.data.eq(token),
+            write.data.eq(entering.token),
             write.en.eq(moves[-1]),
             read.addr.eq(tail.slot),
             self.tail.valid.eq(tail.order[-1]),

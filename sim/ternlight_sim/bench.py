@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -35,15 +36,28 @@ CYCLES_MAX = 2_000_000
 BUILD_ROOT = Path("build/bench")
 RUNTIME = BUILD_ROOT / "runtime"
 """Compiled objects of Verilator's own runtime: the first build makes them, the others copy them."""
+CELLS = Path(__file__).parent / "cells/ecp5.v"
+ECP5 = SimpleNamespace(device="LFE5U-85F")
+"""A platform that says no more than what device it is: components then instantiate an ECP5's cells."""
 
 
-def simulate(component: Any, test_file: str, *, bench: str, parameters: dict[str, Any] | None = None) -> None:
+def simulate(
+    component: Any,
+    test_file: str,
+    *,
+    bench: str,
+    parameters: dict[str, Any] | None = None,
+    platform: Any = None,
+) -> None:
     """Build the component (cached by its Verilog) and run the coroutine `bench` of `test_file` on it.
 
     parameters: anything JSON can hold; the bench reads it with `parameters()`.
+    platform: what the component is elaborated for; cells that it instantiates then come from CELLS.
     Raises AssertionError with the end of the log when a check fails.
     """
-    source = verilog.convert(component, name="dut", emit_src=False)
+    source = verilog.convert(component, name="dut", platform=platform, emit_src=False)
+    if platform is not None:
+        source += CELLS.read_text()
     build = (BUILD_ROOT / hashlib.sha256(source.encode()).hexdigest()[:16]).absolute()
     build.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps([test_file, bench, parameters]).encode()).hexdigest()[:8]

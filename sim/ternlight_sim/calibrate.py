@@ -19,19 +19,24 @@ TEXT_STEPS = 1024
 
 
 class Maxima:
-    """An observer of the float reference that keeps the largest magnitude of each quantity and layer."""
+    """The observers of the float reference: they keep the largest magnitude of all that they are told of."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.maxima = {quantity: [0.0] * config.layers for quantity in Quantity}
+        self.gained_maxima = dict.fromkeys(config.norm_lengths(), 0.0)
 
-    def __call__(self, quantity: Quantity, layer: int, values: Reals) -> None:
+    def gained(self, key: str, values: Reals) -> None:
+        """Of a vector times the gains of a norm."""
+        self.gained_maxima[key] = max(self.gained_maxima[key], float(np.abs(values).max()))
+
+    def quantity(self, quantity: Quantity, layer: int, values: Reals) -> None:
         layers = self.maxima[quantity]
         layers[layer] = max(layers[layer], float(np.abs(values).max()))
 
     def calibration(self) -> Calibration:
         """What was met so far; the residual has one format, so one maximum over the layers."""
         layers = {name: tuple(self.maxima[Quantity(name)]) for name in LAYER_MAXIMA}
-        return Calibration(residual=max(self.maxima[Quantity.RESIDUAL]), **layers)
+        return Calibration(residual=max(self.maxima[Quantity.RESIDUAL]), gained=self.gained_maxima, **layers)
 
 
 def calibrate(
@@ -49,7 +54,7 @@ def calibrate(
     Without it the model writes the text: `streams` sequences from random tokens on, drawn with `seed`.
     """
     maxima = Maxima(image.config)
-    model = FloatReference(image, observe=maxima)
+    model = FloatReference(image, observe=maxima.quantity, observe_gained=maxima.gained)
     if tokens is None:
         rng = np.random.default_rng(seed)
         first = rng.integers(image.config.vocabulary, size=streams)

@@ -25,7 +25,7 @@ from ternlight.abi import (
 )
 from ternlight.compiler import CompiledModel
 from ternlight.geometry import Geometry
-from ternlight.isa import INSTRUCTION_COLUMNS, ControlOp, EngineOp, Unit
+from ternlight.isa import ControlOp, EngineOp, Unit
 from ternlight.link.base import Transport
 from ternlight.packets import encode_response
 
@@ -93,7 +93,7 @@ class BusModel:
         if job is None:
             return False
         machine = self._loaded_machine()
-        stride, width = machine.model.state_stride, self.geometry.vector
+        stride, width = machine.model.state_stride, self.geometry.half
         region = self.memories[Window.STATES].view("<i2").reshape(-1, width)[job["state"] : job["state"] + stride]
         state = MachineState(region.astype(np.int64)[None], job["position"])
         mantissa = job["inverse_temperature"] & (1 << ufloat.MANTISSA_BITS) - 1
@@ -107,7 +107,7 @@ class BusModel:
         if logits is not None:
             scale = UFloat(logits.scale.mantissa[0], logits.scale.exponent[0])
             token = int(sample(logits.accumulators[0], scale, job["top_k"], job["seed"], job["position"]))
-        self.sessions.done(token, logits is not None)
+        self.sessions.done(job["slot"], token, logits is not None)
         busy = self._busy_cycles(machine, head=bool(job["head"]))
         for counter, step in (
             (Counter.CYCLES, busy),
@@ -156,17 +156,20 @@ class BusModel:
         if self._machine is None:
             geometry = self.geometry
             program = []
-            for low, middle, high in self.memories[Window.PROGRAM].reshape(-1, INSTRUCTION_COLUMNS).tolist():
-                program.append(isa.decode(low | middle << 32 | high << 64))
+            for word in self.memories[Window.PROGRAM].view("<u8").tolist():
+                program.append(isa.decode(word))
                 if (program[-1]["unit"], program[-1]["op"]) == (Unit.CONTROL, ControlOp.END):
                     break
+            stride = self.registers[Register.STATE_STRIDE]
+            states = self.memories[Window.STATES].view("<i2").reshape(-1, geometry.half)
             model = CompiledModel(
                 geometry=geometry,
                 vocabulary=self.registers[Register.VOCABULARY],
                 program=program,
                 gains=self.memories[Window.GAINS].view("<i2").reshape(-1, geometry.vector),
+                lower_bounds=states[geometry.slots * stride :],
                 store=self.memories[Window.STORE].reshape(-1, geometry.store_columns),
-                state_stride=self.registers[Register.STATE_STRIDE],
+                state_stride=stride,
                 macs=0,
                 head_macs=0,
             )

@@ -35,6 +35,8 @@ class Quantity(StrEnum):
 
 Observer = Callable[[Quantity, int, Reals], None]
 """Called with a quantity, the layer, and the batch's values."""
+GainObserver = Callable[[str, Reals], None]
+"""Called with the key of a norm and the batch's vector times its gains (and those of the norm before), not divided."""
 
 
 def rms_norm(x: Reals, gains: NDArray[np.float32], eps: float) -> Reals:
@@ -69,7 +71,7 @@ class FloatReference:
     """A model as the published code computes it.
 
     Parameters: image gives the ternary weights and norms; embedding (vocabulary, hidden) replaces the image's quantised
-    one; observe is told of the quantities that calibration needs.
+    one; observe and observe_gained are told what calibration needs.
     The state is an array (batch, layers, hidden).
     """
 
@@ -79,6 +81,7 @@ class FloatReference:
         *,
         embedding: NDArray[np.float32] | None = None,
         observe: Observer | None = None,
+        observe_gained: GainObserver | None = None,
     ) -> None:
         self.config = image.config
         self._norms = image.norms
@@ -88,6 +91,7 @@ class FloatReference:
         # Single precision is exact for |T q| < 2**24, that is for up to 131,072 inputs, and twice as fast.
         self._trits = {key: np.ascontiguousarray(trits.T, np.float32) for key, trits in image.trits.items()}
         self._observe = observe
+        self._observe_gained = observe_gained
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> FloatReference:
@@ -109,6 +113,7 @@ class FloatReference:
             self._tell(Quantity.RESIDUAL, layer, x)
             x = x + self._mlp(layer, x)
             self._tell(Quantity.RESIDUAL, layer, x)
+        self._tell_gained(x, "norm", HEAD)
         return self._product(HEAD, self._norm("norm", x)).real(), new_state
 
     def write(
@@ -133,6 +138,7 @@ class FloatReference:
 
     def _attention(self, layer: int, x: Reals, h: Reals) -> tuple[Reals, Reals]:
         key = f"layers.{layer}"
+        self._tell_gained(x, f"{key}.attn_norm", f"{key}.f", f"{key}.i", f"{key}.g")
         n = self._norm(f"{key}.attn_norm", x)
         lower_bound = self._lower_bounds[layer]
         forget = lower_bound + (1 - lower_bound) * sigmoid(self._product(f"{key}.f", n).real())
@@ -143,16 +149,19 @@ class FloatReference:
         self._tell(Quantity.CANDIDATE, layer, candidate)
         self._tell(Quantity.CANDIDATE, layer, h)
         self._tell(Quantity.GATE, layer, g.accumulators * active)
+        self._tell_gained(g.accumulators * active, f"{key}.g_norm", f"{key}.o")
         gated = self._norm(f"{key}.g_norm", g.real()) * active
         return self._product(f"{key}.o", gated).real(), h
 
     def _mlp(self, layer: int, x: Reals) -> Reals:
         key = f"layers.{layer}"
+        self._tell_gained(x, f"{key}.mlp_norm", f"{key}.gate")
         both = self._product(f"{key}.gate", self._norm(f"{key}.mlp_norm", x))
         gate, value = np.split(both.accumulators, 2, axis=-1)
         active = silu(gate * both.scale)
         self._tell(Quantity.MLP_GATE, layer, gate * both.scale)
         self._tell(Quantity.MLP, layer, value * active)
+        self._tell_gained(value * active, f"{key}.down")
         return self._product(f"{key}.down", active * (value * both.scale)).real()
 
     def _norm(self, key: str, x: Reals) -> Reals:
@@ -169,3 +178,11 @@ class FloatReference:
     def _tell(self, quantity: Quantity, layer: int, values: Reals) -> None:
         if self._observe is not None:
             self._observe(quantity, layer, values)
+
+    def _tell_gained(self, source: Reals, outer: str, *inner: str) -> None:
+        """Of a vector times the gains of a norm, and times those of each norm behind it as well."""
+        if self._observe_gained is not None:
+            gained = source * self._norms[outer]
+            self._observe_gained(outer, gained)
+            for key in inner:
+                self._observe_gained(key, gained * self._norms[key])

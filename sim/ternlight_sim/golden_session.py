@@ -24,7 +24,7 @@ class GoldenSession:
 
     @property
     def states(self) -> NDArray[np.int16]:
-        """The state memory of the session, (words, V)."""
+        """The state memory of the session, (words, V / 2)."""
         words: NDArray[np.int16] = self.state.states[0].astype(np.int16)
         return words
 

@@ -17,15 +17,18 @@ from ternlight.compiler import CompiledModel
 from ternlight.formats import ACTIVATION_BITS
 from ternlight.geometry import Geometry
 from ternlight.isa import (
+    REDUCES,
     SCALAR_REGISTERS,
     TEMPERATURE_REGISTER,
     ControlOp,
     EngineOp,
+    GateOp,
+    NormOp,
     ScalarOp,
     Unit,
-    VectorOp,
 )
 from ternlight.trits import unpack_store_words
+from ternlight.weights import unpack_embedding_words
 
 from .golden import scalar, vector
 from .golden.integer import Ints
@@ -39,7 +42,7 @@ Trace = Callable[[int, dict[str, Any], Writes], None]
 
 @dataclass
 class MachineState:
-    """The sessions of a batch: states (batch, state_stride, V) as int64, and the tokens that each has seen."""
+    """The sessions of a batch: states (batch, state_stride, V / 2) as int64, and the tokens that each has seen."""
 
     states: Ints
     position: int
@@ -60,17 +63,8 @@ class Logits:
 
 def matrix(words: NDArray[np.uint32], chunks: int, groups: int, geometry: Geometry) -> NDArray[np.int8]:
     """The padded matrix (groups * rows, chunks * inputs) that the engine sees in a run of store words."""
-    trits = unpack_store_words(words, geometry).reshape(-1, geometry.rows, geometry.inputs)
-    order = [
-        (group, chunk)
-        for first in range(0, groups, geometry.block)
-        for chunk in range(chunks)
-        for group in range(first, min(first + geometry.block, groups))
-    ]
-    tiles = np.zeros((groups, geometry.rows, chunks, geometry.inputs), np.int8)
-    for word, (group, chunk) in enumerate(order):
-        tiles[group, :, chunk] = trits[word]
-    return tiles.reshape(groups * geometry.rows, chunks * geometry.inputs)
+    tiles = unpack_store_words(words, geometry).reshape(groups, chunks, geometry.rows, geometry.inputs)
+    return tiles.transpose(0, 2, 1, 3).reshape(groups * geometry.rows, chunks * geometry.inputs)
 
 
 class Machine:
@@ -96,7 +90,7 @@ class Machine:
 
     def initial_state(self, batch: int) -> MachineState:
         """Sessions that have seen nothing."""
-        return MachineState(np.zeros((batch, self.model.state_stride, self.geometry.vector), np.int64), 0)
+        return MachineState(np.zeros((batch, self.model.state_stride, self.geometry.half), np.int64), 0)
 
     def run(
         self,
@@ -119,18 +113,24 @@ class Machine:
         assert logits is not None
         return logits.real(), state
 
-    def embedding_row(self, fields: dict[str, Any], tokens: NDArray[np.integer[Any]]) -> Ints:
-        """The V-groups (batch, beats, V) of signed bytes of the tokens' rows."""
-        vector, columns = self.geometry.vector, self.geometry.store_columns
-        first = fields["address"] + tokens.astype(np.int64) * fields["chunks"]
-        words = self.model.store[first[:, None] + np.arange(fields["chunks"])]
-        filled = self.geometry.embedding_beats * vector * ACTIVATION_BITS // 8
-        row = np.ascontiguousarray(words).view(np.int8).reshape(len(tokens), -1, columns * 4)[:, :, :filled]
-        return row.reshape(len(tokens), -1, vector)[:, : fields["beats"]].astype(np.int64)
+    def embedding_row(self, fields: dict[str, Any], tokens: NDArray[np.integer[Any]]) -> tuple[Ints, Ints]:
+        """The tokens' rows (batch, elements) as the engine gives them, signed bytes, and their scales (batch, 1)."""
+        geometry, beats, stride = self.geometry, fields["chunks"], fields["groups"]
+        places, cells = np.divmod(tokens.astype(np.int64), geometry.cells)
+        words = self.model.store[fields["address"] + stride * np.arange(beats)[:, None] + places]
+        values, scales = unpack_embedding_words(words.reshape(len(places) * beats, -1), beats, geometry)
+        own = geometry.cells * np.arange(len(places)) + cells
+        row = values[own].astype(np.int64) << ACTIVATION_BITS - geometry.embedding_bits
+        return row, scales[own][:, None]
 
     def gains(self, address: int, words: int) -> Ints:
         """A vector of gains, flat."""
         return self._gains[address : address + words].reshape(-1)
+
+    def lower_bounds(self, word: int, words: int) -> Ints:
+        """Lower bounds by their place in the state memory, flat."""
+        first = word - self.model.lower_bound_word
+        return self.model.lower_bounds[first : first + words].astype(np.int64).reshape(-1)
 
     def product(self, index: int, activations: Ints) -> Ints:
         """The accumulators of the product at a program index."""
@@ -155,9 +155,12 @@ class _Run:
         self.tokens = tokens
         self.state = state
         self.width = geometry.vector
-        self.elements = np.zeros((batch, geometry.vector_words * self.width), np.int64)
+        self.residual = np.zeros((batch, geometry.residual_words * self.width), np.int64)
+        self.gated = np.zeros((batch, geometry.gated_words * self.width), np.int64)
+        self.forget = np.zeros((batch, 0), np.int64)
         self.buffers: dict[int, Ints] = {}
         self.results: list[Ints] = []
+        self.row: tuple[Ints, Ints] | None = None
         zero = np.zeros(batch, np.int64)
         self.registers = [UFloat(zero, zero)] * SCALAR_REGISTERS
         mantissa, exponent = inverse_temperature
@@ -170,8 +173,10 @@ class _Run:
             if unit == Unit.CONTROL and (op == ControlOp.END or (op == ControlOp.HEAD and not head)):
                 break
             writes: Writes = []
-            if unit == Unit.VECTOR:
-                writes = self._vector(fields)
+            if unit == Unit.NORM:
+                writes = self._norm(fields)
+            elif unit == Unit.GATE:
+                writes = self._gate(fields)
             elif unit == Unit.SCALAR:
                 writes = self._scalar(fields)
             elif unit == Unit.ENGINE:
@@ -188,11 +193,10 @@ class _Run:
 
     def _engine(self, index: int, fields: dict[str, Any]) -> None:
         if fields["op"] == EngineOp.EMBED:
-            result = self.machine.embedding_row(fields, self.tokens).reshape(len(self.tokens), -1)
+            self.row = self.machine.embedding_row(fields, self.tokens)
         else:
             product = self.machine.product(index, self.buffers.pop(fields["buffer"]))
-            result = product[:, : fields["beats"] * self.width]
-        self.results.append(result)
+            self.results.append(product[:, : fields["beats"] * self.width])
 
     def _scalar(self, fields: dict[str, Any]) -> Writes:
         a = self.registers[fields["a"]]
@@ -202,53 +206,55 @@ class _Run:
         else:
             b = self.registers[fields["b"]]
         unary = {ScalarOp.RECIP: scalar.recip, ScalarOp.RSQRT: scalar.rsqrt, ScalarOp.QSCALE: scalar.qscale}
-        binary = {ScalarOp.ADD: scalar.add, ScalarOp.MUL: scalar.mul, ScalarOp.LOWER: scalar.lower}
+        binary = {ScalarOp.ADD: scalar.add, ScalarOp.MUL: scalar.mul}
         op = fields["op"]
         return [(fields["target"], unary[op](a) if op in unary else binary[op](a, b))]
 
-    def _read(self, address: int, words: int) -> Ints:
-        return self.elements[:, address * self.width : (address + words) * self.width]
-
-    def _write(self, address: int, values: Ints) -> None:
-        self.elements[:, address * self.width : address * self.width + values.shape[1]] = values
-
-    def _vector(self, fields: dict[str, Any]) -> Writes:
-        op, beats = fields["op"], fields["beats"]
+    def _operand(self, fields: dict[str, Any]) -> UFloat:
+        """The scalar operand, with a trailing axis."""
         register = self.registers[fields["scale"]]
-        scale = UFloat(register.mantissa[:, None], register.exponent[:, None])
-        fraction, shift = fields["fraction"], fields["shift"]
-        source = self._read(fields["source"], beats)
-        gains = self.machine.gains(fields["gain"], beats // 2 if op == VectorOp.MLP else beats)
-        states = self.state.states[:, fields["state"] : fields["state"] + beats]
-        hidden = states.reshape(len(states), -1) if self.state.position else np.zeros((len(states), 1), np.int64)
-        sums = vector.Sums()
-        output = source
+        return UFloat(register.mantissa[:, None], register.exponent[:, None])
+
+    def _norm(self, fields: dict[str, Any]) -> Writes:
+        op, beats, scale = fields["op"], fields["beats"], self._operand(fields)
+        memory = self.gated if fields["gated"] else self.residual
+        source = memory[:, fields["source"] * self.width : (fields["source"] + beats) * self.width]
+        gains = self.machine.gains(fields["gain"], beats)
         match op:
-            case VectorOp.EMBED:
-                row = self.results.pop(0)
-                output, sums = vector.embed(row[:, self.width :], row[:, :1])
-            case VectorOp.STAT:
-                sums = vector.stat(source, gains, scale)
-            case VectorOp.GAIN:
-                output, sums = vector.gain(source, gains, scale)
-            case VectorOp.QUANT:
-                output = vector.quant(source, scale)
-                self.buffers[fields["buffer"]] = output
-            case VectorOp.FORGET:
-                output = vector.forget(self.results.pop(0), gains, scale)
-            case VectorOp.STATE:
-                output = vector.state(self.results.pop(0), source, hidden, scale, fraction)
-                self.state.states[:, fields["state"] : fields["state"] + beats] = output.reshape(states.shape)
-            case VectorOp.GATE:
+            case NormOp.EMBED:
+                assert self.row is not None
+                source[:], reduction = vector.embed(*self.row)
+            case NormOp.RESID:
+                source[:], reduction = vector.resid(self.results.pop(0), source, scale, fields["fraction"])
+            case NormOp.PEAK:
+                reduction = vector.peak(source, gains, fields["lift"])
+            case NormOp.STAT:
+                reduction = vector.stat(source, gains, fields["lift"])
+            case NormOp.QUANT:
+                self.buffers[fields["buffer"]] = vector.quant(source, gains, scale, fields["lift"])
+                return []
+        return [(fields["reduction"], reduction)]
+
+    def _gate(self, fields: dict[str, Any]) -> Writes:
+        op, beats, scale = fields["op"], fields["beats"], self._operand(fields)
+        fraction, shift, half = fields["fraction"], fields["shift"], self.machine.geometry.half
+        acc = self.results.pop(0)
+        states = self.state.states[:, fields["state"] : fields["state"] + 2 * beats]
+        match op:
+            case GateOp.FORGET:
+                self.forget = vector.forget(acc, self.machine.lower_bounds(fields["state"], 2 * beats), scale)
+            case GateOp.STATE:
+                hidden = states.reshape(len(states), -1) if self.state.position else np.zeros_like(acc)
+                states[:] = vector.state(acc, self.forget, hidden, scale, fraction).reshape(states.shape)
+            case GateOp.GATE:
                 # The new state of this very token, whatever the position.
-                output, sums = vector.gate(self.results.pop(0), states.reshape(len(states), -1), shift, fraction)
-            case VectorOp.MLP:
-                pairs = self.results.pop(0).reshape(len(source), -1, 2, self.width)
-                acc = pairs.transpose(0, 1, 3, 2).reshape(len(source), -1, 2)
-                output, sums = vector.mlp(acc, gains, scale, shift, fraction)
-            case VectorOp.RESID:
-                output, sums = vector.resid(self.results.pop(0), source, scale, fraction)
-        if op not in (VectorOp.STAT, VectorOp.QUANT, VectorOp.STATE):
-            self._write(fields["target"], output)
-        found = {name: value for name, value in sums._asdict().items() if value is not None}
-        return [(fields[name], scalar.normalise(value)) for name, value in found.items()]
+                t, reduction = vector.gate(acc, states.reshape(len(states), -1), shift, fraction)
+                self._write_gated(fields["target"], t)
+            case GateOp.MLP:
+                pairs = acc.reshape(len(acc), -1, 2, half).transpose(0, 2, 1, 3).reshape(len(acc), 2, -1)
+                t, reduction = vector.mlp(pairs, scale, shift, fraction)
+                self._write_gated(fields["target"], t)
+        return [(fields["reduction"], reduction)] if op in REDUCES[Unit.GATE] else []
+
+    def _write_gated(self, address: int, values: Ints) -> None:
+        self.gated[:, address * self.width : address * self.width + values.shape[1]] = values

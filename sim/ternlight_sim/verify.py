@@ -48,7 +48,7 @@ class Verification:
 
 
 def compare_states(device: NDArray[np.int16], golden: NDArray[np.int16], layers: int) -> StateDifference | None:
-    """The first difference of two state memories (words, V), in layer order."""
+    """The first difference of two state memories (words, V / 2), in layer order."""
     places = np.argwhere((device != golden).reshape(layers, -1))
     if len(places) == 0:
         return None

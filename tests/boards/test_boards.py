@@ -20,7 +20,7 @@ from ternlight_boards.report import Report, load_reports, page
 DOCS = Path(__file__).parents[2] / "docs"
 REPORTS = DOCS / "reports" / "boards"
 BOARDS = all_boards()
-TINY = Geometry(inputs=4, rows=4, vector=2, activations=16, prompt=16, ring=16, slots=1, top_k=2)
+TINY = Geometry(inputs=8, rows=8, vector=4, store_words=1024, activations=16, prompt=16, ring=16, slots=1, top_k=2)
 PINS = {
     "ulx3s-12f": {"clk25_0__io": "G2", "uart_0__rx__io": "M1", "uart_0__tx__io": "L4", "led_0__io": "B2"},
     "ulx3s-25f": {"clk25_0__io": "G2", "uart_0__rx__io": "M1", "uart_0__tx__io": "L4", "led_0__io": "B2"},

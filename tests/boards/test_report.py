@@ -47,7 +47,7 @@ REPORT = Report(
     board="board",
     title="The Board",
     part="LFE5U-25F",
-    geometry=Geometry(inputs=8, rows=8, vector=2, activations=64, clock_hz=37_500_000),
+    geometry=Geometry(inputs=8, rows=8, vector=4, activations=64, clock_hz=37_500_000),
     baud=1_000_000,
     seed=3,
     build_id="0123abcd",
@@ -115,7 +115,7 @@ def test_timing_is_judged():
 def test_the_page():
     text = page([REPORT], ["board"])
     assert (
-        "| The Board (`board`) | LFE5U-25F | 64 | 2 | 37.5 MHz | 44.75 MHz "
+        "| The Board (`board`) | LFE5U-25F | 64 | 4 | 37.5 MHz | 44.75 MHz "
         "| 12,144 (50%) | 1 (0%) | 30 (54%) | 7 (25%) | 3 | 0123abcd |"
     ) in text
     assert "| `board` | `top.core.a` to `top.core.b` | 0.76 ns | 3.75 ns |" in text

@@ -25,13 +25,13 @@ from ternlight_sim.random_model import random_config, random_image
 from ternlight_sim.simulator import Simulator
 
 GEOMETRY = Geometry(
-    inputs=4,
-    rows=4,
-    vector=2,
-    block=4,
+    inputs=8,
+    rows=8,
+    vector=4,
     store_words=512,
     gain_words=256,
-    vector_words=64,
+    residual_words=8,
+    gated_words=8,
     state_words=64,
     program_words=256,
     activations=32,

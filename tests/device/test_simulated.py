@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from ternlight.device import Device
 from ternlight.errors import MismatchError
 from ternlight.geometry import Geometry
 from ternlight.image import Image
-from ternlight.isa import EngineOp, Unit, VectorOp
+from ternlight.isa import EngineOp, GateOp, Unit
 from ternlight.link import open_transport
 from ternlight.link.port import Port
 from ternlight.sampling import Sampling
@@ -39,7 +40,8 @@ SMALL = Geometry(
     vector=4,
     store_words=4096,
     gain_words=1024,
-    vector_words=128,
+    residual_words=32,
+    gated_words=64,
     state_words=512,
     program_words=512,
     activations=128,
@@ -257,16 +259,16 @@ def flip_trit(monkeypatch, layers: int) -> str:
     return "the recurrent state differs first in layer 1, element 3:"
 
 
-def flip_gain(monkeypatch, layers: int) -> str:
+def flip_lower_bound(monkeypatch, layers: int) -> str:
     """A bit of a forget gate's lower bound, of the last layer."""
     original = Machine.__init__
 
     def spoilt(self, model):
         original(self, model)
-        forgets = [
-            fields for fields in model.program if (fields["unit"], fields["op"]) == (Unit.VECTOR, VectorOp.FORGET)
-        ]
-        self._gains[forgets[-1]["gain"], 2] ^= 1 << 10
+        forgets = [fields for fields in model.program if (fields["unit"], fields["op"]) == (Unit.GATE, GateOp.FORGET)]
+        lower_bounds = model.lower_bounds.copy()
+        lower_bounds[forgets[-1]["state"] - model.lower_bound_word, 2] ^= 1 << 10
+        self.model = replace(model, lower_bounds=lower_bounds)
 
     monkeypatch.setattr(Machine, "__init__", spoilt)
     return f"the recurrent state differs first in layer {layers - 1}, element 2:"
@@ -280,7 +282,7 @@ def flip_sigmoid(monkeypatch, layers: int) -> str:
     return "the recurrent state differs first in layer 0, element "
 
 
-@pytest.mark.parametrize("spoil", [flip_trit, flip_gain, flip_sigmoid])
+@pytest.mark.parametrize("spoil", [flip_trit, flip_lower_bound, flip_sigmoid])
 def test_verify_is_red(simulator, executable, image, monkeypatch, capsys, spoil):
     message = spoil(monkeypatch, image.config.layers)
     assert run_verify(simulator) == MismatchError.exit_code

@@ -42,7 +42,8 @@ SMALL = Geometry(
     vector=4,
     store_words=1024,
     gain_words=512,
-    vector_words=64,
+    residual_words=8,
+    gated_words=16,
     state_words=128,
     program_words=256,
     activations=64,
@@ -105,8 +106,22 @@ def event_of(frame: bytes) -> Event:
 
 
 def test_identity(model):
+    model.bus.registers[Register.BUILD_ID] = 0x2468ACE0
     device = opened(model)
-    assert (device.geometry, device.build_id, device.image_id, device.model) == (SMALL, 0, 0, None)
+    assert (device.geometry, device.build_id, device.image_id, device.model) == (SMALL, 0x2468ACE0, 0, None)
+
+
+@pytest.mark.parametrize("numbers", [Register, SessionWord, Window, Counter, Command, Result, Finish])
+def test_numbers_of_the_interface_are_distinct(numbers):
+    """Two names of one number are one member of an enumeration."""
+    assert len(numbers) == len(numbers.__members__)
+
+
+def test_registers_do_not_overlap():
+    geometry = range(Register.GEOMETRY, Register.GEOMETRY + len(SMALL.words()))
+    counters = range(Register.COUNTERS, Register.COUNTERS + 2 * len(Counter))
+    used = [*set(Register) - {Register.GEOMETRY, Register.COUNTERS}, *geometry, *counters]
+    assert len(set(used)) == len(used)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +179,29 @@ def test_sessions_forget_another_image(device):
     list(device.session(1).generate([1, 2, 3], 2))
     device.load(OTHER_IMAGE)
     assert device.session(1).status().position == 0
+
+
+def test_lower_bounds_lie_behind_the_states(model):
+    """Of all slots; sessions leave them there, and requests read them."""
+    image = random_image(random_config(hidden=9, intermediate=11, layers=3, vocabulary=20), 5)
+    device = opened(model)
+    device.load(image)
+    compiled = device.require_model()
+    memory = model.bus.memories[Window.STATES].view("<i2").reshape(SMALL.state_words, SMALL.half)
+    behind = slice(SMALL.slots * compiled.state_stride, (SMALL.slots + 1) * compiled.state_stride)
+    assert compiled.lower_bounds[compiled.state_stride // 3 :].any()
+    for slot in range(SMALL.slots):
+        np.testing.assert_array_equal(memory[behind], compiled.lower_bounds)
+        reference = GoldenSession(Machine(compiled))
+        assert list(device.session(slot).generate([1, 2], 9, WILD)) == list(reference.generate([1, 2], 9, WILD))
+        np.testing.assert_array_equal(device.session(slot).save().states, reference.states)
+    np.testing.assert_array_equal(memory[behind], compiled.lower_bounds)
+    assert not memory[behind.stop :].any()
+    memory[behind] = 0
+    model.bus.registers[Register.IMAGE_ID] = 0
+    again = opened(model)
+    again.load(image)
+    np.testing.assert_array_equal(memory[behind], compiled.lower_bounds)
 
 
 def test_an_interrupted_load_leaves_no_image(model, device):
@@ -436,8 +474,11 @@ def test_a_state_of_another_image_or_shape_is_refused(device):
     saved = session.save()
     with pytest.raises(FitError, match=f"the state is of image 00000001, but {MACHINE.model.identity:08x} is loaded"):
         session.restore(replace(saved, identity=1))
-    with pytest.raises(FitError, match=r"the state has shape \(6, 2\), but this device holds \(6, 4\)"):
-        session.restore(replace(saved, states=saved.states[:, :2]))
+    assert saved.states.shape == (2 * 6, SMALL.half)
+    with pytest.raises(FitError, match=r"the state has shape \(12, 1\), but this device holds \(12, 2\)"):
+        session.restore(replace(saved, states=saved.states[:, :1]))
+    with pytest.raises(FitError, match=r"the state has shape \(11, 2\), but this device holds \(12, 2\)"):
+        session.restore(replace(saved, states=saved.states[:-1]))
 
 
 @pytest.mark.parametrize(

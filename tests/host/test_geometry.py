@@ -7,6 +7,7 @@ import pytest
 from ternlight.abi import Window, column_bits, window_address, window_columns, window_words
 from ternlight.errors import FitError
 from ternlight.geometry import Geometry, ceil_div
+from ternlight.isa import INSTRUCTION_COLUMNS
 
 
 @pytest.mark.parametrize(("numerator", "quotient"), [(0, 0), (1, 1), (7, 1), (8, 2), (14, 2), (15, 3)])
@@ -15,20 +16,33 @@ def test_ceil_div(numerator, quotient):
 
 
 def test_words_and_back():
-    geometry = Geometry(inputs=64, rows=8, vector=4, block=5, slots=3, clock_hz=123_456)
+    geometry = Geometry(inputs=64, rows=8, vector=4, embedding_bits=5, contexts=3, slots=3, clock_hz=123_456)
     assert Geometry.from_words(geometry.words()) == geometry
     with pytest.raises(FitError, match=f"a geometry has {len(geometry.words())} words, not 2"):
         Geometry.from_words([1, 2])
 
 
 def test_derived_sizes():
-    """Lanes, and the words of the store: 3 trits in 5 bits, in whole columns of 32 bits."""
-    geometry = Geometry(inputs=32, rows=16, vector=8)
+    """Lanes, and the words of the store: 3 trits in 5 bits, in blocks of 18 bits, two of them in a column of 32."""
+    geometry = Geometry(inputs=32, rows=16, vector=8, embedding_bits=8)
     assert geometry.lanes == 512
     assert geometry.store_bits == 864  # 171 codes of 5 bits are 855
-    assert geometry.store_columns == 27
-    assert geometry.embedding_beats == 13  # of 64 bits
+    assert geometry.store_columns == 24 + 4  # and the upper bits of up to 14 blocks in one
+    assert geometry.cell_bits == 74  # 8 values of 8 bits, and a scale of 10
+    assert geometry.cells == 8  # 11 would fit: the cell of a token is some low bits of its number
     assert geometry.gain_columns == 4
+    assert geometry.half == 4
+    assert geometry.state_columns == 2
+
+
+@pytest.mark.parametrize("bits", range(4, 9))
+@pytest.mark.parametrize(("inputs", "rows", "vector"), [(8, 8, 4), (24, 12, 12), (64, 32, 8), (64, 64, 64)])
+def test_cells_fill_a_store_word(inputs, rows, vector, bits):
+    """As many as fit, of the powers of two."""
+    geometry = Geometry(inputs=inputs, rows=rows, vector=vector, embedding_bits=bits, activations=8 * inputs)
+    assert geometry.cell_bits == vector * bits + 10
+    assert geometry.cells in [1 << power for power in range(12)]
+    assert geometry.cells * geometry.cell_bits <= geometry.store_bits < 2 * geometry.cells * geometry.cell_bits
 
 
 @pytest.mark.parametrize(
@@ -37,22 +51,28 @@ def test_derived_sizes():
         ({"rows": 0}, "rows must be a positive integer, not 0"),
         ({"slots": -1}, "slots must be a positive integer, not -1"),
         ({"clock_hz": 1e8}, "clock_hz must be a positive integer, not 100000000.0"),
-        ({"vector": 3}, "vector must be an even number from 2 to 64, not 3"),
-        ({"vector": 66}, "vector must be an even number from 2 to 64, not 66"),
+        ({"vector": 6}, "vector must be a multiple of 4 from 4 to 64, not 6"),
+        ({"vector": 2}, "vector must be a multiple of 4 from 4 to 64, not 2"),
+        ({"vector": 68}, "vector must be a multiple of 4 from 4 to 64, not 68"),
         ({"inputs": 36}, "inputs must be a multiple of vector (8), not 36"),
         ({"rows": 4}, "rows must be a multiple of vector (8), not 4"),
         ({"activations": 1000}, "activations must be a multiple of inputs (32), not 1000"),
         ({"accumulator": 11}, "accumulator must be from 12 to 24 bits, not 11"),
         ({"accumulator": 25}, "accumulator must be from 12 to 24 bits, not 25"),
-        ({"block": 1}, "block must be from 2 to 64 row groups, not 1"),
-        ({"block": 65}, "block must be from 2 to 64 row groups, not 65"),
+        ({"embedding_bits": 3}, "embedding_bits must be from 4 to 8, not 3"),
+        ({"embedding_bits": 9}, "embedding_bits must be from 4 to 8, not 9"),
+        ({"contexts": 5}, "contexts must be at most 4, not 5"),
         ({"prompt": 48}, "prompt must be a power of two from 16 to 4096, not 48"),
         ({"ring": 8}, "ring must be a power of two from 16 to 4096, not 8"),
         ({"ring": 8192}, "ring must be a power of two from 16 to 4096, not 8192"),
         ({"slots": 65}, "slots must be at most 64, not 65"),
         (
-            {"inputs": 2, "rows": 2, "vector": 2, "activations": 4},
-            None,  # a column of 32 bits holds two embedding values
+            {"inputs": 4, "rows": 4, "vector": 4, "activations": 4},
+            "a store word of 36 bits does not hold 4 embedding values and their scale (42 bits): raise inputs or rows",
+        ),
+        (
+            {"inputs": 4, "rows": 4, "vector": 4, "activations": 4, "embedding_bits": 5, "contexts": 4},
+            None,  # one cell of 30 bits
         ),
         (
             {"inputs": 8, "rows": 8, "vector": 8, "activations": 8},
@@ -66,14 +86,14 @@ def test_derived_sizes():
 )
 def test_limits(sizes, message):
     if message is None:
-        assert Geometry(**sizes).embedding_beats >= 1
+        assert Geometry(**sizes).cells >= 1
         return
     with pytest.raises(FitError) as error:
         Geometry(**sizes)
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("vector", [2, 4, 8, 10])
+@pytest.mark.parametrize("vector", [4, 8, 12, 20])
 def test_window_addresses(vector):
     """Rows start at multiples of a power of two; a word's address is unique and inside the window."""
     geometry = Geometry(inputs=vector * 2, rows=vector * 3, vector=vector, activations=vector * 4)
@@ -88,4 +108,5 @@ def test_window_addresses(vector):
             assert where >> 28 == window
             assert (where & (1 << 28) - 1) >> bits == word // columns[window]
             assert where & (1 << bits) - 1 == word % columns[window]
-    assert columns[Window.PROGRAM] == 3
+    assert columns[Window.PROGRAM] == INSTRUCTION_COLUMNS == 2
+    assert 2 * columns[Window.STATES] == columns[Window.GAINS] == vector // 2

@@ -157,8 +157,8 @@ def test_missing_other_and_newer_files_are_refused(tmp_path, image):
     image.save(path)
     stored = TensorFile(path, error=ImageError)
     tensors, metadata = dict(stored), stored.metadata
-    write_tensors(path, tensors, metadata | {"version": "2"})
-    with pytest.raises(ImageError, match="has image version 2, not 1: import the checkpoint again"):
+    write_tensors(path, tensors, metadata | {"version": "3"})
+    with pytest.raises(ImageError, match="has image version 3, not 2: import the checkpoint again"):
         Image.load(path)
     write_tensors(path, tensors, metadata | {"sha256": "0" * 64})
     with pytest.raises(ImageError, match="its content does not match its hash"):

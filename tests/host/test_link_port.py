@@ -20,7 +20,7 @@ from ternlight.abi import (
     window_columns,
 )
 from ternlight.errors import DeviceError, LinkError
-from ternlight.geometry import Geometry
+from ternlight.geometry import Geometry, ceil_div
 from ternlight.link.base import Transport
 from ternlight.link.exchange import WINDOW_PACKETS
 from ternlight.link.port import PATIENCE_MAX, ROUNDS_MAX, SYNC_ATTEMPTS, TIMEOUT_SECONDS, Port
@@ -159,7 +159,7 @@ def test_clean_line():
     # The device's buffer is used, and never overrun.
     assert RECEIVE_BYTES - 256 < wire.most_waiting <= RECEIVE_BYTES
     assert (port.statistics.retransmissions, port.statistics.corrupt, port.statistics.refused) == (0, 0, 0)
-    assert port.statistics.requests == 2 * 34
+    assert port.statistics.requests == 2 * ceil_div(2000, MAX_DATA_WORDS)
     port.write(COMMAND, [1, 2])
     assert port.read(COMMAND, 2) == [1, 2]
     assert port.read(address(Window.REGISTERS), 100) == [

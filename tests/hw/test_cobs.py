@@ -12,10 +12,13 @@ from ternlight_sim.bench import StreamSink, StreamSource, parameters, rng, simul
 
 END, ERROR = 1 << 8, 1 << 9
 LAST = 1 << 8
+PACKET_BYTES = 600
+SHORT_BYTES = 128
+"""Of packets that always fit in one block."""
 
 
-def packets(random) -> list[bytes]:
-    """Corners around the block of 254 bytes, and random packets with few and many zeros."""
+def packets(random, longest: int) -> list[bytes]:
+    """Corners around the block of 254 bytes and the longest packet, and random packets with few and many zeros."""
     corners = [
         b"\x00",
         b"\x00\x00",
@@ -29,12 +32,15 @@ def packets(random) -> list[bytes]:
         b"\x03" * 508,
         b"\x03" * 509,
         bytes(range(256)),
+        b"\xff" * longest,
+        b"\xff" * (longest - 1) + b"\x00",
+        b"\x00" * longest,
     ]
     drawn = [
-        bytes(random.integers(0, int(random.choice([2, 4, 256])), size=int(random.integers(1, 600)), dtype="uint8"))
-        for _ in range(30)
+        bytes(random.integers(0, int(random.choice([2, 4, 256])), size=size, dtype="uint8"))
+        for size in random.integers(1, longest + 1, size=30)
     ]
-    return corners + drawn
+    return [packet for packet in corners + drawn if len(packet) <= longest]
 
 
 @cocotb.test()
@@ -42,7 +48,7 @@ async def bench_encoder(dut):
     random = rng()
     await start(dut)
     stall = parameters()["stall"]
-    data = packets(random)
+    data = packets(random, parameters()["longest"])
     expected = [byte for packet in data for byte in cobs.encode(packet) + b"\x00"]
     source, sink = StreamSource(dut, "packet", stall=stall), StreamSink(dut, "frame", stall=stall)
     cocotb.start_soon(
@@ -70,7 +76,7 @@ async def bench_decoder(dut):
     await start(dut)
     stall = parameters()["stall"]
     frames, expected = bytearray(b"\x00\x00"), []
-    for packet in packets(random):
+    for packet in packets(random, PACKET_BYTES):
         coded = cobs.encode(packet)
         fault = random.integers(4)
         if fault == 0 and (cut := [at for at in range(1, len(coded)) if broken(coded[:at])]):
@@ -110,8 +116,22 @@ def item(payload) -> int:
     return value & ~0xFF if value & END else value & 0xFF
 
 
-@pytest.mark.parametrize("bench", ["bench_encoder", "bench_decoder"])
 @pytest.mark.parametrize("stall", [0.0, 0.4])
-def test_cobs(bench, stall):
-    component = CobsEncoder() if bench == "bench_encoder" else CobsDecoder()
-    simulate(component, __file__, bench=bench, parameters={"stall": stall, "seed": 5})
+@pytest.mark.parametrize("longest", [SHORT_BYTES, PACKET_BYTES])
+def test_encoder(longest, stall):
+    simulate(
+        CobsEncoder(packet_bytes=longest),
+        __file__,
+        bench="bench_encoder",
+        parameters={"stall": stall, "longest": longest, "seed": 5},
+    )
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+def test_decoder(stall):
+    simulate(CobsDecoder(), __file__, bench="bench_decoder", parameters={"stall": stall, "seed": 5})
+
+
+def test_encoder_refuses():
+    with pytest.raises(ValueError, match="packet_bytes must be at least 2, not 1"):
+        CobsEncoder(packet_bytes=1)

@@ -200,7 +200,7 @@ async def bench_burst(dut):
     """A WRITE puts a word on the bus in every cycle in which the bus acknowledges, without gaps."""
     await start(dut)
     cocotb.start_soon(
-        StreamSource(dut, "rx").send(SYNC + encode_request(Request(Op.WRITE, 0, 0, words=tuple(range(60)))))
+        StreamSource(dut, "rx").send(SYNC + encode_request(Request(Op.WRITE, 0, 0, words=tuple(range(MAX_DATA_WORDS)))))
     )
     dut.bus__ack.value = 1
     dut.tx__ready.value = 1
@@ -210,7 +210,7 @@ async def bench_burst(dut):
         if int(dut.bus__enable.value):
             busy.append(cycle)
         await FallingEdge(dut.clk)
-    assert busy == list(range(busy[0], busy[0] + 60))
+    assert busy == list(range(busy[0], busy[0] + MAX_DATA_WORDS))
 
 
 @cocotb.test()

@@ -6,17 +6,20 @@ import cocotb
 import numpy as np
 import pytest
 from cocotb.triggers import FallingEdge
+from cocotb.utils import get_sim_time
 
 from ternlight import trits, weights
-from ternlight.geometry import Geometry
-from ternlight.isa import ENGINE_FIELDS, EngineOp
+from ternlight.formats import ACTIVATION_BITS, EMBEDDING_SCALE_BITS
+from ternlight.geometry import Geometry, ceil_div
+from ternlight.isa import EngineOp
 from ternlight_hw.engine import Engine
-from ternlight_hw.issue import Issue
-from ternlight_hw.results import Results
-from ternlight_sim.bench import StreamSink, StreamSource, pack, parameters, rng, simulate, start, unpack
+from ternlight_hw.engine.arrivals import CLAIM_LEAD
+from ternlight_hw.engine.block_store import BlockStore
+from ternlight_hw.layouts import BUFFER_BITS, engine_command
+from ternlight_sim.bench import CLOCK_NS, ECP5, StreamSink, StreamSource, pack, parameters, rng, simulate, start, unpack
 from ternlight_sim.golden.matvec import matvec
 
-ISSUE_LATENCY = 4
+ISSUE_LATENCY = 3
 """From a command to its first word."""
 CHUNK_LATENCY = 2
 """From the last beat of a chunk to its first word."""
@@ -40,13 +43,9 @@ class Program:
         self.columns.append(columns)
         return address
 
-    def _command(self, op, words, results, **fields):
-        position, word = 1, int(op)
-        for name in ("buffer", "chunks", "groups", "beats", "address"):
-            word |= fields.get(name, 0) << position
-            position += ENGINE_FIELDS[name]
-        self.commands.append(word)
-        self.results.append([row.tolist() for row in results])
+    def _command(self, words, results, **fields):
+        self.commands.append(engine_command().const(fields).as_value().value)
+        self.results.append([(row.tolist(), index == len(results) - 1) for index, row in enumerate(results)])
         self.words.append(words)
 
     def matvec(self, matrix, q, buffer):
@@ -54,17 +53,17 @@ class Program:
         rows, length = matrix.shape
         shape = weights.matvec_shape(rows, length, geometry)
         address = self._store(trits.pack_store_words(weights.matvec_words(matrix, geometry), geometry))
-        beats = np.zeros(-(-length // geometry.vector) * geometry.vector, np.int64)
+        beats = np.zeros(ceil_div(length, geometry.vector) * geometry.vector, np.int64)
         beats[:length] = q
-        # Behind the vector's end comes what a vector unit may send there; the padding weights are zero.
+        # Behind the vector's end comes what a norm unit may send there; the padding weights are zero.
         beats[length:] = -77
         self.vectors.append((buffer, beats.reshape(-1, geometry.vector)))
         product = np.zeros(shape.beats * geometry.vector, np.int64)
         product[:rows] = matvec(matrix, q, bits=geometry.accumulator)
         self._command(
-            EngineOp.MATVEC,
             shape.words,
             product.reshape(-1, geometry.vector),
+            op=EngineOp.MATVEC,
             buffer=buffer,
             chunks=shape.chunks,
             groups=shape.groups,
@@ -72,17 +71,25 @@ class Program:
             address=address,
         )
 
-    def embed(self, table, exponents, token):
+    def embed(self, table, scales, token):
         geometry = self.geometry
-        _, width = table.shape
-        words = weights.row_words(width, geometry)
-        address = self._store(weights.embedding_words(table, exponents, geometry))
-        beats = np.zeros((1 + -(-width // geometry.vector), geometry.vector), np.int64)
-        beats[0, 0] = exponents[token]
-        beats[1:].flat[:width] = table[token]
+        tokens, width = table.shape
+        address = self._store(weights.embedding_words(table, scales, geometry))
+        chunks = ceil_div(width, geometry.vector)
+        beats = np.zeros((1 + chunks, geometry.vector), np.int64)
+        beats[0, 0] = scales[token]
+        beats[1:].flat[:width] = table[token].astype(np.int64) << ACTIVATION_BITS - geometry.embedding_bits
         self.vectors.append(None)
-        address += token * words
-        self._command(EngineOp.EMBED, 0, beats, chunks=words, beats=len(beats), address=address)
+        place, cell = divmod(token, geometry.cells)
+        self._command(
+            0,
+            beats,
+            op=EngineOp.EMBED,
+            chunks=chunks,
+            groups=ceil_div(tokens, geometry.cells),
+            address=address + place,
+            cell=cell,
+        )
 
 
 async def load(dut, program):
@@ -92,6 +99,9 @@ async def load(dut, program):
             dut.load__address.value, dut.load__column.value, dut.load__data.value = address, column, int(value)
             await FallingEdge(dut.clk)
     dut.load__enable.value = 0
+    # The last column may still be on its way.
+    for _ in range(30):
+        await FallingEdge(dut.clk)
 
 
 async def claim(dut, buffer, beats):
@@ -102,33 +112,50 @@ async def claim(dut, buffer, beats):
     dut.claim__enable.value = 0
 
 
+async def cycles(dut, count):
+    for _ in range(count):
+        await FallingEdge(dut.clk)
+
+
 def quantised(vector):
     buffer, beats = vector
-    return [buffer | pack(beat, 8) << 1 for beat in beats]
+    return [buffer | pack(beat, ACTIVATION_BITS) << BUFFER_BITS for beat in beats]
+
+
+def beat_of(value, geometry):
+    """The values of a result beat, and whether it is the last of its command."""
+    bits = geometry.accumulator * geometry.vector
+    return unpack(int(value), geometry.accumulator, geometry.vector), bool(int(value) >> bits)
 
 
 def result_sink(dut, geometry):
-    return StreamSink(dut, "results", convert=lambda value: unpack(int(value), geometry.accumulator, geometry.vector))
+    return StreamSink(dut, "results", convert=lambda value: beat_of(value, geometry))
+
+
+def random_table(geometry, random, width):
+    limit = 1 << geometry.embedding_bits - 1
+    tokens = int(random.integers(1, 2 * geometry.cells + 2))
+    table = random.integers(-limit, limit, (tokens, width)).astype(np.int8)
+    return table, random.integers(0, 1 << EMBEDDING_SCALE_BITS, tokens), int(random.integers(tokens))
 
 
 def random_program(geometry, random, count):
     program = Program(geometry)
     for index in range(count):
-        if random.random() < 0.2:
-            width = int(random.integers(1, 5 * geometry.vector))
-            table = random.integers(-128, 128, (3, width)).astype(np.int8)
-            program.embed(table, random.integers(0, 17, 3), int(random.integers(3)))
+        if random.random() < 0.25:
+            program.embed(*random_table(geometry, random, int(random.integers(1, 4 * geometry.vector))))
             continue
-        rows = int(random.choice([1, geometry.rows, geometry.rows * geometry.block, 0]))
-        rows = rows or int(random.integers(1, geometry.rows * (2 * geometry.block + 1)))
+        rows = int(random.choice([1, geometry.rows, geometry.rows * 3, 0]))
+        rows = rows or int(random.integers(1, geometry.rows * 6))
         length = int(random.choice([1, geometry.inputs, geometry.activations, 0]))
         length = length or int(random.integers(1, geometry.activations + 1))
         matrix = random.integers(-1, 2, (rows, length)).astype(np.int8)
         q = random.integers(-127, 128, length)
         if index % 5 == 0:
             matrix[:] = random.choice([-1, 1])
-            q[:] = random.choice([-128, -127, 127])
-        program.matvec(matrix, q, int(random.integers(2)) if index > count // 2 else index % 2)
+            q[:] = random.choice([-127, 127])
+        buffers = 2 * geometry.contexts
+        program.matvec(matrix, q, int(random.integers(buffers)) if index > count // 2 else index % buffers)
     return program
 
 
@@ -136,26 +163,28 @@ def random_program(geometry, random, count):
 async def bench_random(dut):
     geometry, random = Geometry(**parameters()["geometry"]), rng()
     stall = parameters()["stall"]
-    program = random_program(geometry, random, 40)
+    program = random_program(geometry, random, parameters()["count"])
+    dut.command__valid.value = dut.quantised__valid.value = dut.claim__enable.value = dut.results__ready.value = 0
     await start(dut)
     await load(dut, program)
     assert dut.idle.value
-    claimed = promised = received = busy = idle_checks = 0
+    claimed = promised = received = busy = idle_checks = announced = 0
+    due = []  # when the beats of each vector may come
 
     async def claims():
         nonlocal claimed
         for vector in program.vectors:
             if vector is not None:
                 await claim(dut, vector[0], len(vector[1]))
+                due.append(get_sim_time("ns") + (CLAIM_LEAD - 1) * CLOCK_NS)
             claimed += 1
 
     async def send_vectors():
         source = StreamSource(dut, "quantised", stall=stall[0], seed=1)
-        for index, vector in enumerate(program.vectors):
-            while claimed <= index:
+        for number, vector in enumerate(vector for vector in program.vectors if vector is not None):
+            while len(due) <= number or get_sim_time("ns") < due[number]:
                 await FallingEdge(dut.clk)
-            if vector is not None:
-                await source.send(quantised(vector))
+            await source.send(quantised(vector))
 
     async def send_commands():
         nonlocal promised
@@ -167,11 +196,12 @@ async def bench_random(dut):
             promised += len(program.results[index])
 
     async def watch():
-        nonlocal busy, idle_checks
+        nonlocal busy, idle_checks, announced
         while True:
             await FallingEdge(dut.clk)
             busy += int(dut.busy.value)
-            assert not (dut.busy.value and dut.starved.value)
+            announced += int(dut.coming.value)
+            assert not dut.starved.value
             if dut.idle.value:
                 idle_checks += 1
                 assert received == promised
@@ -182,30 +212,33 @@ async def bench_random(dut):
     def convert(value):
         nonlocal received
         received += 1
-        return unpack(int(value), geometry.accumulator, geometry.vector)
+        return beat_of(value, geometry)
 
     sink = StreamSink(dut, "results", stall=stall[2], seed=3, convert=convert)
-    for results in program.results:
-        assert await sink.receive(len(results)) == results
+    for index, results in enumerate(program.results):
+        for number, beat in enumerate(results):
+            assert await sink.receive(1) == [beat], (index, number)
+        assert announced > index
     for task in tasks:
         await task
-    assert dut.idle.value
+    await FallingEdge(dut.clk)
     for _ in range(10):
         await FallingEdge(dut.clk)
         assert dut.idle.value
         assert not dut.results__valid.value
-    assert int(dut.free.value) == 3
+    assert int(dut.free.value) == (1 << 2 * geometry.contexts) - 1
     assert busy == sum(program.words)
+    assert announced == len(program.commands)
     assert idle_checks >= 10
     assert not watcher.done()
 
 
 @cocotb.test()
 async def bench_cycles(dut):
-    """One word per cycle without a gap from the first product to the second; then a product whose chunks are late."""
+    """One word per cycle from product to product; then a product whose chunks are late, and an embedding."""
     geometry, random = Geometry(**parameters()["geometry"]), rng()
-    latency = parameters()["latency"]
-    beats_per_group = geometry.rows // geometry.vector
+    latency, notice = parameters()["latency"], parameters()["notice"]
+    group_beats = geometry.rows // geometry.vector
     program = Program(geometry)
 
     def random_product(groups, chunks, buffer):
@@ -214,53 +247,58 @@ async def bench_cycles(dut):
             random.integers(-1, 2, (rows, length)).astype(np.int8), random.integers(-127, 128, length), buffer
         )
 
-    # As many chunks as a group has result beats: the results then just keep up.
-    chunks = max(beats_per_group, 2)
-    random_product(2 * geometry.block + 1, chunks, 0)
-    random_product(1, chunks, 1)
+    full = geometry.activations // geometry.inputs
+    chunks = max(2, group_beats)
+    assert chunks <= full
+    random_product(3, chunks, 0)
+    random_product(2, full, 1)
+    random_product(4, 1, 2)
     random_product(1, chunks, 0)
-    program.embed(random.integers(-128, 128, (2, 3 * geometry.vector)).astype(np.int8), np.array([3, 16]), 1)
+    program.embed(*random_table(geometry, random, 3 * geometry.vector))
+    dut.command__valid.value = dut.quantised__valid.value = dut.claim__enable.value = dut.results__ready.value = 0
     await start(dut)
     await load(dut, program)
     commands, vectors = StreamSource(dut, "command"), StreamSource(dut, "quantised")
-    for vector in program.vectors[:2]:
+    for vector in program.vectors[:3]:
         await claim(dut, vector[0], len(vector[1]))
+        await cycles(dut, CLAIM_LEAD)
         await vectors.send(quantised(vector))
 
     trace = []
+    names = ("busy", "coming", "results__valid")
 
     async def record():
         while True:
-            trace.append(tuple(int(signal.value) for signal in (dut.busy, dut.starved, dut.results__valid)))
+            trace.append(tuple(int(getattr(dut, name).value) for name in names))
             await FallingEdge(dut.clk)
 
     recorder = cocotb.start_soon(record())
     sink = result_sink(dut, geometry)
-    sending = cocotb.start_soon(commands.send(program.commands[:2]))
-    for results in program.results[:2]:
+    sending = cocotb.start_soon(commands.send(program.commands[:3]))
+    for results in program.results[:3]:
         assert await sink.receive(len(results)) == results
     await sending
-    words = sum(program.words[:2])
-    busy, starved, valid = (list(column) for column in zip(*trace, strict=True))
-    assert busy[: ISSUE_LATENCY + words + 1] == [0] * ISSUE_LATENCY + [1] * words + [0]
-    # Weights are awaited only while the first word is on its way.
-    assert [cycle for cycle, waits in enumerate(starved) if waits] == [ISSUE_LATENCY - 1]
-    first_result = ISSUE_LATENCY + (chunks - 1) * geometry.block + latency
-    assert valid.index(1) == first_result
-    # The last result: all beats one by one behind the first, or the last word's own.
-    result_beats = sum(len(results) for results in program.results[:2])
-    assert len(trace) - 1 == max(first_result + result_beats, ISSUE_LATENCY + words - 1 + latency + beats_per_group)
+    busy, coming, valid = ([cycle for cycle, on in enumerate(column) if on] for column in zip(*trace, strict=True))
+    words = program.words[0] + program.words[1]
+    # Groups of one chunk keep a distance, in which their beats leave.
+    expected = list(range(ISSUE_LATENCY, ISSUE_LATENCY + words))
+    spaced = [expected[-1] + (index + 1) * group_beats for index in range(4)]
+    assert busy == expected + spaced
+    assert coming == [expected[chunks - 1], expected[program.words[0] + full - 1], spaced[0]]
+    ends = [expected[chunks * (group + 1) - 1] for group in range(3)]
+    ends += [expected[program.words[0] + full * (group + 1) - 1] for group in range(2)]
+    assert valid == [end + latency + beat for end in ends + spaced for beat in range(group_beats)]
+    assert {valid[0] - coming[0], valid[3 * group_beats] - coming[1], valid[5 * group_beats] - coming[2]} == {latency}
     recorder.cancel()
 
     # Late chunks: each is multiplied as soon as its last beat is there.
-    buffer, beats = program.vectors[2]
+    buffer, beats = program.vectors[3]
     chunk_beats = geometry.inputs // geometry.vector
     await claim(dut, buffer, len(beats))
-    await commands.send(program.commands[2:3])
+    await commands.send(program.commands[3:4])
     for chunk in range(chunks):
-        for _ in range(int(random.integers(6, 12))):
+        for _ in range(int(random.integers(CLAIM_LEAD, 12))):
             assert not dut.busy.value
-            assert not dut.starved.value
             await FallingEdge(dut.clk)
         await vectors.send(quantised((buffer, beats[chunk * chunk_beats : (chunk + 1) * chunk_beats])))
         for _ in range(CHUNK_LATENCY - 1):
@@ -268,17 +306,20 @@ async def bench_cycles(dut):
             await FallingEdge(dut.clk)
         assert dut.busy.value
         await FallingEdge(dut.clk)
-    assert await sink.receive(len(program.results[2])) == program.results[2]
+    assert await sink.receive(len(program.results[3])) == program.results[3]
 
     # An embedding row: one beat per cycle.
-    await commands.send(program.commands[3:])
-    for _ in range(ISSUE_LATENCY):
+    dut.results__ready.value = 1
+    await commands.send(program.commands[4:])
+    assert not dut.coming.value
+    await cycles(dut, ISSUE_LATENCY - 1)
+    assert dut.coming.value
+    for _ in range(notice):
         assert not dut.results__valid.value
         await FallingEdge(dut.clk)
-    dut.results__ready.value = 1
-    for beat in program.results[3]:
+    for beat in program.results[4]:
         assert dut.results__valid.value
-        assert unpack(int(dut.results__payload.value), geometry.accumulator, geometry.vector) == beat
+        assert beat_of(dut.results__payload.value, geometry) == beat
         await FallingEdge(dut.clk)
     assert not dut.results__valid.value
 
@@ -288,34 +329,38 @@ async def bench_refused(dut):
     """Results that nobody takes stop the engine after it filled its queue, and none is lost."""
     geometry, random = Geometry(**parameters()["geometry"]), rng()
     program = Program(geometry)
-    rows = geometry.rows * 4 * geometry.block
+    rows = geometry.rows * 40
     for buffer in (0, 1):
         matrix = random.integers(-1, 2, (rows, geometry.inputs)).astype(np.int8)
         program.matvec(matrix, random.integers(-127, 128, geometry.inputs), buffer)
+    dut.command__valid.value = dut.quantised__valid.value = dut.claim__enable.value = dut.results__ready.value = 0
     await start(dut)
     await load(dut, program)
     for vector in program.vectors:
         await claim(dut, vector[0], len(vector[1]))
+        await cycles(dut, CLAIM_LEAD)
         await StreamSource(dut, "quantised").send(quantised(vector))
     await StreamSource(dut, "command").send(program.commands)
     busy = 0
-    for _ in range(20 * geometry.block):
+    for _ in range(200):
         busy += int(dut.busy.value)
         await FallingEdge(dut.clk)
-    assert geometry.block <= busy < 4 * geometry.block
+    assert 4 <= busy < 40
     assert not dut.busy.value
-    assert not dut.starved.value
     assert not dut.idle.value
     sink = result_sink(dut, geometry)
     for results in program.results:
         assert await sink.receive(len(results)) == results
+    await cycles(dut, 2)
     assert dut.idle.value
 
 
 SIZES = [
-    {"inputs": 4, "rows": 4, "vector": 4, "block": 3, "activations": 20, "store_words": 2048, "accumulator": 16},
-    {"inputs": 8, "rows": 16, "vector": 4, "block": 5, "activations": 32, "store_words": 1024},
-    {"inputs": 6, "rows": 12, "vector": 2, "block": 16, "activations": 36, "store_words": 4096},
+    {"inputs": 4, "rows": 4, "vector": 4, "activations": 20, "store_words": 2048, "accumulator": 16, "contexts": 3}
+    | {"embedding_bits": 6},
+    {"inputs": 8, "rows": 16, "vector": 4, "activations": 32, "store_words": 1024, "embedding_bits": 5},
+    {"inputs": 12, "rows": 24, "vector": 12, "activations": 60, "store_words": 1024, "embedding_bits": 6},
+    {"inputs": 8, "rows": 32, "vector": 4, "activations": 64, "store_words": 2048, "embedding_bits": 4},
 ]
 STALLS = [(0.0, 0.0, 0.0), (0.5, 0.2, 0.3), (0.1, 0.5, 0.8)]
 
@@ -327,7 +372,7 @@ def test_engine(sizes, stall):
         Engine(geometry=Geometry(**sizes)),
         __file__,
         bench="bench_random",
-        parameters={"geometry": sizes, "stall": stall, "seed": 6},
+        parameters={"geometry": sizes, "stall": stall, "count": 40, "seed": 6},
     )
 
 
@@ -338,19 +383,30 @@ def test_engine_cycles(sizes):
         component,
         __file__,
         bench="bench_cycles",
-        parameters={"geometry": sizes, "latency": component.latency, "seed": 7},
+        parameters={"geometry": sizes, "latency": component.latency, "notice": component.notice, "seed": 7},
     )
+
+
+def test_engine_of_an_ecp5():
+    sizes = SIZES[0]
+    simulate(
+        Engine(geometry=Geometry(**sizes | {"store_words": 1024})),
+        __file__,
+        bench="bench_random",
+        parameters={"geometry": sizes | {"store_words": 1024}, "stall": STALLS[1], "count": 40, "seed": 8},
+        platform=ECP5,
+    )
+
+
+def test_store_of_an_ecp5_is_as_deep_as_its_block_rams():
+    with pytest.raises(ValueError, match="store_words must be at most 1024 on an ECP5, not 1025"):
+        BlockStore(geometry=Geometry(store_words=1025), product_cycle=9, embed_gap=0)
 
 
 def test_engine_loses_no_results():
     simulate(Engine(geometry=Geometry(**SIZES[1])), __file__, bench="bench_refused", parameters={"geometry": SIZES[1]})
 
 
-def test_issue_refuses():
-    with pytest.raises(ValueError, match="room must be positive, not 0"):
-        Issue(geometry=Geometry(), room=0)
-
-
-def test_results_refuse():
-    with pytest.raises(ValueError, match="depth must be positive, not 0"):
-        Results(geometry=Geometry(), depth=0)
+def test_latency_of_the_large_geometry():
+    geometry = Geometry(inputs=32, rows=64, vector=16, activations=384, embedding_bits=6)
+    assert Engine(geometry=geometry).latency == 11

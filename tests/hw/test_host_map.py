@@ -36,7 +36,7 @@ class Memories:
         self.refuse = False
         self.wait = {"registers": 0, "sessions": 0}
         self.hold = 0
-        self.row = None
+        self.row = self.asked = None
         self.held = False
 
     def drive(self):
@@ -50,7 +50,7 @@ class Memories:
             getattr(dut, f"{name}__read_data").value = self.answer
         dut.registers__error.value = self.refuse
         columns = self.columns[Window.STATES]
-        # Like a memory: the word comes in the cycle after it was asked for, and stays.
+        # Like a registered memory: what the last but one enabled cycle asked for.
         words = (
             [self.states.get(self.row * columns + column, 0) for column in range(columns)]
             if self.row is not None
@@ -82,7 +82,7 @@ class Memories:
                     self.states[number] = data
         if dut.states_read__enable.value:
             assert not self.held
-            self.row = int(dut.states_read__address.value)
+            self.row, self.asked = self.asked, int(dut.states_read__address.value)
 
 
 class Host:
@@ -181,7 +181,7 @@ async def bench_map(dut):
                 memories.hold = hold = int(random.choice([0, 0, 1, 2, 20]))
                 data, error, cycles, seen = await host.access(target)
                 assert (data, error, seen) == (value, 0, [])
-                assert cycles == max(3, hold + 2)
+                assert cycles == max(4, hold + 3)
             else:
                 memories.hold = 0
                 await host.refused(target)
@@ -209,10 +209,10 @@ SIZES = [
     {"prompt": 16, "ring": 16},
     # Rows of one word of gains and states; rows of weights with a gap; slots and depths that are no powers of two.
     {
-        "inputs": 6,
-        "rows": 14,
+        "inputs": 12,
+        "rows": 28,
         "activations": 60,
-        "vector": 2,
+        "vector": 4,
         "slots": 3,
         "prompt": 64,
         "ring": 16,

@@ -8,191 +8,183 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from ternlight.formats import ACTIVATION_BITS
-from ternlight.geometry import Geometry, ceil_div
+from ternlight.geometry import Geometry
 from ternlight.isa import EngineOp
-from ternlight_hw.issue import OPERATION, Issue
+from ternlight_hw.engine.issue import Issue
+from ternlight_hw.layouts import engine_command
 from ternlight_sim.bench import StreamSource, parameters, rng, simulate, start
 
 
 class Step(NamedTuple):
-    """A word's way into the lanes; `chunk` counts with `load` and `end` with `last`."""
+    """A word's way into the lanes; None where it does not count."""
 
-    weights: int
-    load: bool
+    address: int
     chunk: int | None
-    group: int
     first: bool
     last: bool
     end: int | None
+    final: bool | None
+    embed: bool
+    cell: int | None
+    header: bool | None
 
 
-class Beat(NamedTuple):
-    """A beat of an embedding row, and whether its word is done."""
+class Work(NamedTuple):
+    """A step, and what comes with it."""
 
-    payload: int
-    ends_word: bool
+    step: Step
+    takes: bool  # needs a chunk's arrival
+    beats: int  # that leave the lanes
+    coming: bool
+    ends: bool  # its operation
 
 
 class Program:
-    """Random operations, with the words and chunks that they read, and what they do: (operation, Step or Beat)."""
+    """Random operations, and the steps that they are."""
 
-    def __init__(self, random, geometry: Geometry, count: int):
-        self.random, self.geometry = random, geometry
-        self.operations: list[int] = []
-        self.words: list[int] = []
-        self.chunks: list[int] = []
-        self.work: list[tuple[int, Step | Beat]] = []
+    def __init__(self, random, geometry, count):
+        self.geometry = geometry
+        self.operations, self.work = [], []
         for _ in range(count):
             op = EngineOp.EMBED if random.random() < 0.25 else EngineOp.MATVEC
-            chunks, groups = int(random.integers(1, 5)), int(random.integers(1, 3 * geometry.block + 2))
-            per_group = geometry.rows // geometry.vector
-            beats = groups * per_group - int(random.integers(per_group))
-            if op == EngineOp.EMBED:
-                beats = int(random.integers(1, 3 * geometry.embedding_beats + 2))
-            self._append(self._embed(beats) if op == EngineOp.EMBED else self._matvec(chunks, groups, beats))
-            fields = {"op": op, "chunks": chunks, "groups": groups, "beats": beats}
-            self.operations.append(OPERATION.const(fields).as_value().value)
+            chunks = int(random.integers(1, geometry.buffer_chunks + 1))
+            groups = int(random.integers(1, 6))
+            fields = {
+                "op": op,
+                "buffer": int(random.integers(2 * geometry.contexts)),
+                "chunks": chunks,
+                "groups": groups,
+                "beats": groups * geometry.group_beats - int(random.integers(geometry.group_beats)),
+                "address": int(random.integers(geometry.store_words // 2)),
+                "cell": int(random.integers(geometry.cells)),
+            }
+            self.operations.append(engine_command().const(fields).as_value().value)
+            self.work += self._embed(fields) if op == EngineOp.EMBED else self._matvec(fields)
 
-    def _append(self, work: list[Step] | list[Beat]) -> None:
-        self.work += [(len(self.operations), item) for item in work]
+    def _matvec(self, fields):
+        per_group, chunks, groups = self.geometry.group_beats, fields["chunks"], fields["groups"]
+        work = []
+        for group in range(groups):
+            for chunk in range(chunks):
+                last = chunk == chunks - 1
+                beats = min(per_group, fields["beats"] - group * per_group) if last else 0
+                step = Step(
+                    address=fields["address"] + group * chunks + chunk,
+                    chunk=fields["buffer"] * self.geometry.buffer_chunks + chunk,
+                    first=chunk == 0,
+                    last=last,
+                    end=beats - 1 if last else None,
+                    final=group == groups - 1 if last else None,
+                    embed=False,
+                    cell=None,
+                    header=None,
+                )
+                work.append(Work(step, group == 0, beats, group == 0 and last, last and group == groups - 1))
+        return work
 
-    def _draw(self, queue: list[int], bits: int) -> int:
-        """A new entry of `words` or `chunks`."""
-        queue.append(int.from_bytes(self.random.bytes(bits // 8), "little"))
-        return queue[-1]
-
-    def _matvec(self, chunks: int, groups: int, beats: int) -> list[Step]:
-        geometry, steps = self.geometry, []
-        per_group = geometry.rows // geometry.vector
-        for block in range(0, groups, geometry.block):
-            for number in range(chunks):
-                chunk = self._draw(self.chunks, ACTIVATION_BITS * geometry.inputs)
-                for group in range(block, min(block + geometry.block, groups)):
-                    load, last = group == block, number == chunks - 1
-                    steps.append(
-                        Step(
-                            weights=self._draw(self.words, geometry.store_bits),
-                            load=load,
-                            chunk=chunk if load else None,
-                            group=group - block,
-                            first=number == 0,
-                            last=last,
-                            end=min(beats - group * per_group, per_group) - 1 if last else None,
-                        )
-                    )
-        return steps
-
-    def _embed(self, beats: int) -> list[Beat]:
-        geometry, bits = self.geometry, ACTIVATION_BITS * self.geometry.vector
-        items = []
-        for at in range(beats):
-            part = at % geometry.embedding_beats
-            word = self.words[-1] if part else self._draw(self.words, geometry.store_bits)
-            ends_word = part == geometry.embedding_beats - 1 or at == beats - 1
-            items.append(Beat(word >> part * bits & (1 << bits) - 1, ends_word))
-        assert ceil_div(beats, geometry.embedding_beats) == sum(item.ends_word for item in items)
-        return items
+    def _embed(self, fields):
+        work = []
+        for beat in range(fields["chunks"] + 1):
+            final = beat == fields["chunks"]
+            step = Step(
+                address=fields["address"] + max(0, beat - 1) * fields["groups"],
+                chunk=None,
+                first=True,
+                last=True,
+                end=0,
+                final=final,
+                embed=True,
+                cell=fields["cell"],
+                header=beat == 0,
+            )
+            work.append(Work(step, False, 1, beat == 0, final))
+        return work
 
 
-def step_of(dut) -> Step:
-    """What the lanes see."""
-    load, last = bool(dut.step__load.value), bool(dut.step__last.value)
-    return Step(
-        weights=int(dut.step__weights.value),
-        load=load,
-        chunk=int(dut.step__chunk.value) if load else None,
-        group=int(dut.step__group.value),
-        first=bool(dut.step__first.value),
-        last=last,
-        end=int(dut.step__end.value) if last else None,
-    )
+def matches(dut, expected):
+    for name, value in expected._asdict().items():
+        if value is not None and hasattr(dut, f"step__{name}"):
+            assert int(getattr(dut, f"step__{name}").value) == value, name
 
 
 @cocotb.test()
 async def bench_operations(dut):
-    """Every output in every cycle; whatever its operands allow is done at once."""
-    geometry, room, stall = Geometry(**parameters()["geometry"]), parameters()["room"], parameters()["stall"]
-    random = rng()
+    """Every step as soon as its operands allow, and no sooner."""
+    geometry, room, gap = Geometry(**parameters()["geometry"]), parameters()["room"], parameters()["embed_gap"]
+    stall, random = parameters()["stall"], rng()
     program = Program(random, geometry, parameters()["count"])
-    dut.released.value = dut.embedding__ready.value = 0
-    sources = {
-        name: StreamSource(dut, name, stall=stall, seed=seed)
-        for seed, name in enumerate(("operations", "words", "chunks"))
-    }
+    dut.arrived.value = dut.released.value = 0
+    source = StreamSource(dut, "operations", stall=stall, seed=1)
     await start(dut)
     assert int(dut.idle.value)
-    for name, source in sources.items():
-        cocotb.start_soon(source.send(getattr(program, name)))
-
-    work = iter(program.work)
-    operation, item = next(work)
-    accepted = lent = done = most = 0
-    while done < len(program.work):
-        # Places come back so slowly that they run out.
-        dut.released.value = int(lent > 0 and (not stall or random.random() < 0.2))
-        most = max(most, lent)
-        refused = random.random() < stall
-        dut.embedding__ready.value = int(not refused)
+    cocotb.start_soon(source.send(program.operations))
+    work, done, active = program.work, 0, False
+    counted, pending = room, 0  # room that the issue knows of, and beats that it lent a cycle ago
+    out = 0  # beats under way
+    clear_from, held, cycle, issued, least = 0, False, 0, None, room
+    while done < len(work) or out:
+        cycle += 1
+        arrived = not stall or random.random() < 0.6
+        released = out > 0 and (not stall or random.random() < 0.5)
+        dut.arrived.value, dut.released.value = int(arrived), int(released)
         await RisingEdge(dut.clk)
-        word, chunk, offered = (
-            bool(getattr(dut, f"{name}__valid").value) for name in ("words", "chunks", "operations")
-        )
-        active = operation < accepted
-        steps, tells = active and isinstance(item, Step), active and isinstance(item, Beat)
-        operands = (steps and (chunk or not item.load) and (lent < room or not item.last)) or (
-            tells and lent == 0 and not refused
-        )
-        taken = operands and word
-        # With everything at hand there is a word per cycle; only an embedding waits, for the groups before it.
-        assert stall or taken or not active or (tells and lent)
-        assert bool(dut.starved.value) == (operands and not word)
-        assert bool(dut.step__valid.value) == (steps and taken)
-        assert bool(dut.embedding__valid.value) == (tells and lent == 0 and word)
-        assert bool(dut.words__ready.value) == (operands and (steps or item.ends_word))
-        assert bool(dut.chunks__ready.value) == (steps and taken and item.load)
-        assert bool(dut.idle.value) == (not active and not offered and lent == 0)
-        if steps and taken:
-            assert step_of(dut) == item
-            lent += item.last
-        if tells and taken:
-            assert int(dut.embedding__payload.value) == item.payload
-        lent -= int(dut.released.value)
+        assert bool(dut.step__valid.value) == (issued is not None)
+        assert bool(dut.coming.value) == (issued is not None and issued.coming)
+        if issued is not None:
+            matches(dut, issued.step)
+        offered = bool(dut.operations__valid.value)
+        assert bool(dut.idle.value) == (not active and not offered and out == 0 and not pending and counted == room)
+        goes = False
+        if active:
+            item = work[done]
+            # While a lending is not yet counted, an exact fit waits.
+            fits = counted > geometry.group_beats or (counted == geometry.group_beats and not pending)
+            clear = cycle >= clear_from
+            goes = (arrived or not item.takes) and (clear or not held) and (not item.step.last or (clear and fits))
+            assert bool(dut.take.value) == (goes and item.takes)
+            assert bool(dut.release.value) == (goes and item.ends and not item.step.embed)
+        ends = goes and work[done].ends
+        assert bool(dut.operations__ready.value) == (not active or ends)
+        opens = (not active or ends) and offered
+        following = work[done + ends] if opens else None
+        assert bool(dut.open.value) == (opens and not following.step.embed)
 
-        before = operation
-        if taken:
+        counted += released - pending
+        out -= released
+        pending, issued = 0, None
+        if goes:
+            issued = work[done]
             done += 1
-            operation, item = next(work, (len(program.operations), None))
-        ends = not active or operation != before
-        assert bool(dut.operations__ready.value) == ends
-        accepted += ends and offered
+            pending = issued.beats
+            out += pending
+            if issued.step.last and (issued.ends or not issued.step.embed):
+                clear_from = cycle + 1 + (gap if issued.step.embed else geometry.group_beats - 1)
+                held = issued.step.embed
+        least = min(least, counted - pending)
+        active = opens or (active and not ends)
         await FallingEdge(dut.clk)
-    assert most == (room if stall else 1)
-    while lent:
-        assert not int(dut.idle.value)
-        dut.released.value = 1
-        await FallingEdge(dut.clk)
-        lent -= 1
-    assert int(dut.idle.value)
+    assert least >= 0
+    assert least < geometry.group_beats or not stall
 
 
 SIZES = [
-    {"inputs": 4, "rows": 8, "vector": 4, "block": 3},
-    {"inputs": 8, "rows": 8, "vector": 2, "block": 4},
+    {"inputs": 4, "rows": 8, "vector": 4, "activations": 16, "contexts": 3},
+    {"inputs": 8, "rows": 8, "vector": 8, "activations": 24},
+    {"inputs": 8, "rows": 32, "vector": 4, "activations": 48, "contexts": 1},
 ]
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.3])
-@pytest.mark.parametrize(("sizes", "room"), [(SIZES[0], 2), (SIZES[1], 5)])
-def test_operations(sizes, room, stall):
+@pytest.mark.parametrize(("sizes", "room", "embed_gap"), [(SIZES[0], 4, 0), (SIZES[1], 3, 2), (SIZES[2], 16, 9)])
+def test_operations(sizes, room, embed_gap, stall):
     simulate(
-        Issue(geometry=Geometry(**sizes), room=room),
+        Issue(geometry=Geometry(**sizes), room=room, embed_gap=embed_gap),
         __file__,
         bench="bench_operations",
-        parameters={"geometry": sizes, "room": room, "stall": stall, "count": 60, "seed": 5},
+        parameters={"geometry": sizes, "room": room, "embed_gap": embed_gap, "stall": stall, "count": 60, "seed": 5},
     )
 
 
 def test_issue_refuses_room():
-    with pytest.raises(ValueError, match="room must be positive, not 0"):
-        Issue(geometry=Geometry(), room=0)
+    with pytest.raises(ValueError, match="room must be at least two groups of 2 beats, not 3"):
+        Issue(geometry=Geometry(), room=3)

@@ -6,7 +6,8 @@ import cocotb
 import numpy as np
 from cocotb.triggers import FallingEdge
 
-from ternlight_hw.vector.normalise import SUM_BITS, Normaliser
+from ternlight_hw.layouts import REGISTER, WRITEBACK
+from ternlight_hw.vector.normalise import SUM_BITS, TOTAL, Normaliser
 from ternlight_sim.bench import rng, simulate, start
 from ternlight_sim.golden import scalar
 
@@ -18,7 +19,7 @@ async def bench_normalise(dut):
     values = np.concatenate([[0], powers, powers - 1, powers + 1, (np.int64(1) << SUM_BITS) - powers])
     uniform = random.integers(0, 1 << SUM_BITS, 3000, dtype=np.int64)
     values = np.concatenate([values[values < 1 << SUM_BITS], uniform >> random.integers(0, SUM_BITS, uniform.size)])
-    targets = random.integers(0, 16, values.size)
+    targets = random.integers(0, 1 << REGISTER.size, values.size)
     expected = scalar.normalise(values)
     dut.input__valid.value = 0
     await start(dut)
@@ -28,16 +29,18 @@ async def bench_normalise(dut):
         valid = index < values.size and random.random() < 0.8
         dut.input__valid.value = int(valid)
         if valid:
-            dut.input__payload.value = int(targets[index]) | int(values[index]) << 4
+            total = {"target": REGISTER.from_bits(int(targets[index])), "value": int(values[index])}
+            dut.input__payload.value = TOTAL.const(total).as_value().value
         pipe = [index if valid else None, *pipe[:-1]]
         index += valid
         await FallingEdge(dut.clk)
         done = pipe[-1]
         assert int(dut.output__valid.value) == (done is not None)
+        assert int(dut.busy.value) == any(entry is not None for entry in pipe)
         if done is not None:
-            mantissa, exponent = int(expected.mantissa[done]), int(expected.exponent[done])
-            payload = int(targets[done]) | mantissa << 4 | (exponent & 0x3FF) << 19
-            assert int(dut.output__payload.value) == payload, values[done]
+            value = {"mantissa": int(expected.mantissa[done]), "exponent": int(expected.exponent[done])}
+            due = WRITEBACK.const({"target": REGISTER.from_bits(int(targets[done])), "value": value}).as_value().value
+            assert int(dut.output__payload.value) == due, values[done]
 
 
 def test_normalise():

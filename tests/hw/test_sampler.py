@@ -16,9 +16,9 @@ from ternlight_sim.golden.sampling import sample
 from ternlight_sim.golden.scalar import UFloat
 
 GEOMETRIES = [
-    {"inputs": 4, "rows": 4, "vector": 4, "top_k": 8, "accumulator": 20},
-    {"inputs": 6, "rows": 6, "vector": 6, "activations": 96, "top_k": 5, "accumulator": 24},
-    {"inputs": 4, "rows": 4, "vector": 2, "top_k": 1, "accumulator": 12},
+    {"inputs": 8, "rows": 8, "vector": 4, "top_k": 8, "accumulator": 20},
+    {"inputs": 12, "rows": 12, "vector": 12, "activations": 96, "top_k": 5, "accumulator": 24},
+    {"inputs": 8, "rows": 8, "vector": 8, "top_k": 1, "accumulator": 12},
 ]
 
 
@@ -146,20 +146,22 @@ async def bench_cycles(dut):
         first = min(size, lanes)
         for top_k in range(geometry.top_k + 1):
             # Every token enters.
-            collect = 2 * size if top_k else size + beats
+            collect = size + beats
             assert await cycles(dut, Request(geometry, rising, top_k=top_k)) == collect + Sampler.overhead(top_k), (
                 size,
                 top_k,
             )
         # All tokens are scored, in whatever order they come.
         assert await cycles(dut, Request(geometry, falling, top_k=0)) == size + beats + Sampler.overhead(0), size
-        # The first beat holds the largest; the others pass one per cycle (the last one at no cost of its own).
-        collect = 2 * first + max(beats - 2, 0)
+        # The first beat holds the largest. The second passes in vain, before that is known; of the others there is one
+        # per cycle, and the last one has no cost of its own.
+        second = min(size - first, lanes)
+        collect = first + 1 + (second + 1 if second else 0) + max(beats - 3, 0)
         assert await cycles(dut, Request(geometry, falling, top_k=1)) == collect + Sampler.overhead(1)
 
 
 def test_cycles():
-    assert Sampler.overhead(1) == 5
+    assert Sampler.overhead(1) == 6
     simulate(
         Sampler(Geometry(**GEOMETRIES[0])),
         __file__,

@@ -35,18 +35,17 @@ VOCABULARY = 60000
 TOKENS = 20
 """Tokens that the sequencer gives: few, so that stop tokens are met."""
 STATE_STRIDE = 37
-TURN_CYCLES = 44
-"""From a valid `done` to the transfer of the next job, with nothing else to do."""
-BUS_PATIENCE = 120
+BUS_PATIENCE = 160
 """Cycles within which a word of the bus is served, unless an event is refused halfway."""
 
 
 @dataclass
 class Pace:
-    """How the bench's side behaves: most cycles that the sequencer takes for a token, and the host between its words;
-    chance that events are refused in a cycle, and that they are refused for long."""
+    """How the bench's side behaves: most and least cycles that the sequencer takes for a token; most cycles of the host
+    between its words; chance that events are refused in a cycle, and that they are refused for long."""
 
     token: int = 60
+    least: int = 1
     host: int = 20
     refuse: float = 0.0
     block: float = 0.0
@@ -91,14 +90,16 @@ class Bench:
         self.hosts = []
         self.bus_user = self.command_user = None
         self.bus_since = 0
-        self.job_due = None
+        self.jobs_due = {}  # slot: the cycle from which its job is done, and what comes of it
+        self.returning = None
         self.job_ready_from = 0
         self.event = []
+        self.event_end = -1  # when the latest one ended
         self.blocked_until = 0
         self.sampled = [[] for _ in range(geometry.slots)]  # of the running request
         self.told = {}  # (slot, tag): Told
         self.finishes, self.results = set(), set()
-        self.blocked_cycles = self.jobs = self.longest = 0
+        self.blocked_cycles = self.jobs = self.longest = self.together = 0
 
     async def begin(self):
         dut = self.dut
@@ -112,9 +113,10 @@ class Bench:
 
     async def finish(self, limit):
         """All hosts to their end; then nothing is left to tell."""
-        while self.hosts or self.model.telling or self.event:
+        while self.hosts or self.jobs_due or self.model.telling or self.event:
             await self.cycle()
             assert self.time < limit
+        await self.cycle()
         for _ in range(100):
             await self.cycle()
             assert not self.dut.active.value
@@ -142,11 +144,15 @@ class Bench:
         if self.command_user:
             _, op, slot = self.command_user.access
             dut.command__payload.value = op | slot << 8
-        dut.job__ready.value = self.job_due is None and self.time >= self.job_ready_from
-        returns = self.job_due is not None and self.time >= self.job_due
+        job_ready = len(self.jobs_due) < self.geometry.contexts and self.time >= self.job_ready_from
+        dut.job__ready.value = job_ready
+        if self.returning is None:
+            due = [slot for slot, (since, _) in self.jobs_due.items() if self.time >= since]
+            self.returning = due[random.integers(len(due))] if due else None
+        returns = self.returning is not None
         dut.done__valid.value = returns
         if returns:
-            dut.done__payload.value = self.job_done
+            dut.done__payload.value = self.jobs_due[self.returning][1]
         refused = self.time < self.blocked_until or random.random() < pace.refuse
         dut.events__ready.value = not refused
         await RisingEdge(dut.clk)
@@ -159,7 +165,7 @@ class Bench:
         elif self.bus_user and not pace.refuse:
             assert self.time - self.bus_since < BUS_PATIENCE
         commanded = self.command_user is not None and bool(dut.command__ready.value)
-        if dut.job__valid.value and self.job_due is None and self.time >= self.job_ready_from:
+        if dut.job__valid.value and job_ready:
             transactions += 1
             self.job_taken(int(dut.job__payload.value))
         if returns and dut.done__ready.value:
@@ -176,10 +182,12 @@ class Bench:
 
     def check_flags(self):
         model, geometry = self.model, self.geometry
-        assert bool(self.dut.active.value) == bool(model.running or model.telling or self.event)
+        # In the cycle after an event its end is being noted.
+        told = self.time == self.event_end + 1
+        assert bool(self.dut.active.value) == bool(model.running or model.telling or self.event or told)
         if self.dut.blocked.value:
             self.blocked_cycles += 1
-            assert model.in_flight is None
+            assert not model.in_flight
             for slot in list(model.running):
                 model.settle(slot)
             assert model.running
@@ -222,21 +230,26 @@ class Bench:
         shown = {name: payload >> part.offset & (1 << part.width) - 1 for name, part in TOKEN_JOB}
         assert shown == self.model.next_job()
         self.jobs += 1
-        self.job_due = self.time + 1 + int(self.random.integers(self.pace.token))
         # A token that was not sampled means nothing.
-        token = int(self.random.integers(TOKENS))
-        self.job_done = token << TOKEN_DONE["token"].offset | shown["head"] << TOKEN_DONE["sampled"].offset
+        done = {"slot": shown["slot"], "token": int(self.random.integers(TOKENS)), "sampled": shown["head"]}
+        payload = sum(done[name] << part.offset for name, part in TOKEN_DONE)
+        self.jobs_due[shown["slot"]] = (
+            self.time + int(self.random.integers(self.pace.least, self.pace.token + 1)),
+            payload,
+        )
+        self.together = max(self.together, len(self.jobs_due))
 
     def job_returned(self):
-        token, sampled = (self.job_done >> TOKEN_DONE[name].offset for name in ("token", "sampled"))
+        slot, self.returning = self.returning, None
+        _, payload = self.jobs_due.pop(slot)
+        token, sampled = (payload >> TOKEN_DONE[name].offset for name in ("token", "sampled"))
         token, sampled = token & 0xFFFF, sampled & 1
-        slot = self.model.in_flight
         if sampled:
             self.sampled[slot].append(token)
             record = self.model.records[slot]
             assert len(self.sampled[slot]) - record[SessionWord.CREDIT] <= self.geometry.ring
-        self.model.done(token, bool(sampled))
-        self.job_due, self.job_ready_from = None, self.time + int(self.random.integers(4))
+        self.model.done(slot, token, bool(sampled))
+        self.job_ready_from = self.time + 1 + int(self.random.integers(3))
 
     def event_word(self, payload):
         word, last = payload & 0xFFFFFFFF, payload >> 32
@@ -254,7 +267,7 @@ class Bench:
         assert last == (len(self.event) == len(self.expected))
         if last:
             self.event_told(self.event)
-            self.event = []
+            self.event, self.event_end = [], self.time
             # As the gateware's buffer of events, which takes an event whole.
             if self.random.random() < self.pace.block:
                 self.blocked_until = self.time + int(self.random.integers(100 * self.geometry.ring))
@@ -432,6 +445,7 @@ async def bench_random(dut):
     assert bench.finishes == set(Finish) - {Finish.NONE}
     assert bench.results == set(Result) - {Result.NO_IMAGE}
     assert bench.blocked_cycles or geometry.slots > 1
+    assert bench.together == min(geometry.contexts, geometry.slots) or bench.pace.token < 60
     assert bench.longest == min(EVENT_TOKENS, geometry.ring) or geometry.slots > 1
     cocotb.log.info("%d jobs in %d cycles", bench.jobs, bench.time)
 
@@ -440,7 +454,7 @@ async def bench_random(dut):
 async def bench_cycles(dut):
     """The cycles between two tokens of a lone session; NO_IMAGE; and `blocked` until there is credit."""
     geometry, random = Geometry(**parameters()["geometry"]), rng()
-    bench = Bench(dut, geometry, random, Pace(token=1, host=0))
+    bench = Bench(dut, geometry, random, Pace(token=30, least=30, host=0))
     await bench.begin()
     dut.image.value = bench.model.image = 0
     bench.run_host(bench.start(0, 1, [5, 6], 100))
@@ -458,12 +472,15 @@ async def bench_cycles(dut):
             before = bench.jobs
             await bench.cycle()
             taken.extend([bench.time] * (bench.jobs - before))
-            assert bench.time < taken[-1] + 200 if taken else 400
+            assert bench.time < (taken[-1] if taken else 0) + 400
 
     # The prompt's two tokens, and a full ring.
     await jobs(1 + geometry.ring)
-    # A token comes back in the next cycle, when the choice of a job is not over yet.
-    assert [after - before for before, after in itertools.pairwise(taken)] == [2 + TURN_CYCLES] * geometry.ring
+    # A token of the prompt must be read first.
+    assert [after - before for before, after in itertools.pairwise(taken)] == [
+        bench.pace.least + Sessions.turn + 1,
+        *[bench.pace.least + Sessions.turn] * (geometry.ring - 1),
+    ]
     for _ in range(100):
         await bench.cycle()
     bench.blocked_until = 0
@@ -476,8 +493,9 @@ async def bench_cycles(dut):
     await bench.finish(bench.time + 1000)
 
 
-SMALL = {"slots": 4, "ring": 16, "prompt": 16, "top_k": 8}
-ODD = SMALL | {"slots": 3, "prompt": 64}
+SMALL = {"slots": 4, "ring": 16, "prompt": 16, "top_k": 8, "contexts": 2}
+ODD = SMALL | {"slots": 3, "prompt": 64, "contexts": 3}
+ALONE = SMALL | {"contexts": 1}
 LONE = SMALL | {"slots": 1, "ring": 64}
 """Its ring holds the tokens of several events."""
 
@@ -487,6 +505,7 @@ LONE = SMALL | {"slots": 1, "ring": 64}
     [
         (SMALL, 7, "light"),
         (SMALL, 7, "busy"),
+        (ALONE, 7, "busy"),
         (SMALL, 7, "refused"),
         (ODD, 7, "blocked"),
         (LONE, 21, "blocked"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cocotb
 import numpy as np
 import pytest
-from cocotb.triggers import FallingEdge, RisingEdge
+from cocotb.triggers import FallingEdge
 
 from ternlight.geometry import Geometry
 from ternlight_hw.gumbel import ID_BITS
@@ -13,7 +13,7 @@ from ternlight_hw.top_queue import TopQueue
 from ternlight_sim.bench import parameters, rng, simulate, start
 from ternlight_sim.golden.sampling import candidates
 
-LATENCY = 3
+LATENCY = 4
 """From a candidate to the tail."""
 
 
@@ -80,11 +80,7 @@ async def bench_ranking(dut):
             # Without `valid` the payload is as large as can be.
             value = acc[given] if valid else (1 << bits - 1) - 1
             dut.candidate__payload.value = base + given * valid | (value & (1 << bits) - 1) << ID_BITS
-            await RisingEdge(dut.clk)
-            ready = int(dut.candidate__ready.value)
-            # Every other cycle at least.
-            assert ready or arrived[0] > arrived[1]
-            given += valid and ready
+            given += valid
             arrived = [given, *arrived[:-1]]
             await FallingEdge(dut.clk)
             if keep > 0:

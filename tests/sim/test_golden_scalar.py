@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ternlight.formats import BLOCK_FRACTION, BLOCK_SHIFT_MAX
+from ternlight.reciprocal import BASE_BITS, SLOPE_BITS, TABLE, Curve
 from ternlight.ufloat import EXPONENT_MAX, EXPONENT_MIN, MANTISSA_MAX, MANTISSA_MIN
 from ternlight_sim.golden import scalar
 from ternlight_sim.golden.scalar import UFloat
@@ -118,57 +118,78 @@ def test_mul():
         assert got == rounded(value(a) * value(b)), (a, b)
 
 
-def test_recip():
+# Reciprocals and roots: a table, interpolated.
+
+ALL = np.arange(MANTISSA_MIN, MANTISSA_MAX + 1)
+
+
+def interpolated(curve, mantissa):
+    """The contract of ternlight.reciprocal, on plain integers."""
+    segment, position = divmod(mantissa - MANTISSA_MIN, 128)
+    base, slope = TABLE[128 * curve + segment]
+    return (base - slope * position // 128) // 8
+
+
+def test_tables_fit_their_words():
+    assert len(TABLE) == 128 * len(Curve)
+    for base, slope in TABLE:
+        assert 0 < base < 1 << BASE_BITS
+        assert 0 < slope < 1 << SLOPE_BITS
+
+
+@pytest.mark.parametrize(
+    ("function", "curve", "exponent"),
+    [
+        (scalar.recip, lambda e: Curve.RECIP, lambda e: -29 - e),
+        (scalar.rsqrt, lambda e: Curve.RSQRT_ODD if e % 2 else Curve.RSQRT_EVEN, lambda e: -22 - e // 2),
+        (scalar.qscale, lambda e: Curve.QSCALE, lambda e: -22 - e),
+    ],
+    ids=["recip", "rsqrt", "qscale"],
+)
+def test_curves(function, curve, exponent):
     values = operands(2000, 5)
-    for a, got in zip(values, apply(scalar.recip, values), strict=True):
-        assert got == (truncated(1 / value(a)) if a[0] else ZERO), a
-
-
-def test_rsqrt():
-    values = operands(2000, 6)
-    for a, got in zip(values, apply(scalar.rsqrt, values), strict=True):
+    for a, got in zip(values, apply(function, values), strict=True):
         if a == ZERO:
             assert got == ZERO
-            continue
-        # got is the largest of 15 bits whose square does not exceed 1 / a.
-        square = 1 / value(a)
-        assert MANTISSA_MIN <= got[0] <= MANTISSA_MAX
-        assert value(got) ** 2 <= square < value((got[0] + 1, got[1])) ** 2, a
+        else:
+            assert got == limited(interpolated(curve(a[1]), a[0]), exponent(a[1])), a
+
+
+def test_recip():
+    """Within one unit of the exact value, whatever the mantissa, and normalised."""
+    result = scalar.recip(UFloat(ALL, np.zeros_like(ALL)))
+    assert (result.exponent == -29).all()
+    assert np.all((result.mantissa >= MANTISSA_MIN) & (result.mantissa <= MANTISSA_MAX))
+    assert np.all((result.mantissa - 1) * ALL <= 1 << 29)
+    assert np.all((result.mantissa + 1) * ALL >= 1 << 29)
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_rsqrt(odd):
+    """Within one unit of the exact value, whatever the mantissa, and normalised, over two octaves."""
+    for exponent in (odd - 44, odd, odd + 2):
+        result = scalar.rsqrt(UFloat(ALL, np.full_like(ALL, exponent)))
+        assert (result.exponent == -22 - exponent // 2).all()
+        assert np.all((result.mantissa >= MANTISSA_MIN) & (result.mantissa <= MANTISSA_MAX))
+        square = ALL << odd
+        assert np.all((result.mantissa - 1) ** 2 * square <= 1 << 44)
+        assert np.all((result.mantissa + 1) ** 2 * square >= 1 << 44)
 
 
 def test_qscale():
-    values = operands(2000, 7)
-    for a, got in zip(values, apply(scalar.qscale, values), strict=True):
-        if a == ZERO:
-            assert got == ZERO
-            continue
-        exponent = -22 - a[1]
-        assert got == limited(math.floor(127 / value(a) / Fraction(2) ** exponent), exponent), a
-
-
-def test_qscale_never_exceeds_127():
-    mantissas = np.arange(MANTISSA_MIN, MANTISSA_MAX + 1)
-    scale = scalar.qscale(UFloat(mantissas, np.zeros_like(mantissas)))
-    product = mantissas * scale.mantissa
+    """Within one unit, so that a peak becomes 127 after rounding, whatever its mantissa."""
+    scale = scalar.qscale(UFloat(ALL, np.zeros_like(ALL)))
+    assert (scale.exponent == -22).all()
     assert np.all(scale.mantissa <= MANTISSA_MAX)
-    assert np.all(product <= 127 << 22)
-    assert np.all(product + mantissas > 127 << 22)
+    assert np.all((scale.mantissa - 1) * ALL <= 127 << 22)
+    assert np.all((scale.mantissa + 1) * ALL >= 127 << 22)
+    np.testing.assert_array_equal(ALL * scale.mantissa + (1 << 21) >> 22, 127)
 
 
-def test_lower():
-    left, right = zip(*pairs(8), strict=True)
-    for a, b, got in zip(left, right, apply(scalar.lower, left, right), strict=True):
-        shift = min(max(b[1] - BLOCK_FRACTION, 0), BLOCK_SHIFT_MAX)
-        assert got == limited(a[0], a[1] - 2 * shift), (a, b)
-
-
-@pytest.mark.parametrize("function", [scalar.recip, scalar.rsqrt], ids=lambda function: function.__name__)
-def test_every_mantissa(function):
-    """Results stay normalised over a whole octave (two for the root)."""
-    mantissas = np.arange(MANTISSA_MIN, MANTISSA_MAX + 1)
-    for exponent in (0, 1):
-        result = function(UFloat(mantissas, np.full_like(mantissas, exponent)))
-        assert np.all((result.mantissa >= MANTISSA_MIN) & (result.mantissa <= MANTISSA_MAX))
-        power = -1 if function is scalar.recip else -0.5
-        exact = (mantissas * 2.0**exponent) ** power
-        assert np.abs(result.real() / exact - 1).max() < 2**-14
+@pytest.mark.parametrize(
+    "function", [scalar.recip, scalar.rsqrt, scalar.qscale], ids=lambda function: function.__name__
+)
+def test_curves_fall(function):
+    """A larger operand never has the larger result: across segments, and from one octave to the next."""
+    both = [function(UFloat(ALL, np.full_like(ALL, exponent))).real() for exponent in (-1, 0)]
+    assert (np.diff(np.concatenate(both)) <= 0).all()

@@ -9,8 +9,11 @@ import pytest
 
 from ternlight.compiler import compile_image
 from ternlight.geometry import Geometry
-from ternlight.isa import EngineOp, ScalarOp, Unit, VectorOp
+from ternlight.isa import REDUCES, EngineOp, NormOp, ScalarOp, Unit
+from ternlight.trits import pack_store_words
+from ternlight.weights import embedding_words, matvec_words
 from ternlight_sim.float_reference import FloatReference
+from ternlight_sim.golden import vector
 from ternlight_sim.machine import Machine, matrix
 from ternlight_sim.random_model import random_config, random_image
 
@@ -20,7 +23,8 @@ SMALL = Geometry(
     vector=4,
     store_words=8192,
     gain_words=1024,
-    vector_words=256,
+    residual_words=64,
+    gated_words=64,
     state_words=1024,
     program_words=512,
     activations=256,
@@ -28,10 +32,10 @@ SMALL = Geometry(
 )
 GEOMETRIES = [
     SMALL,
-    replace(SMALL, inputs=2, rows=6, vector=2, block=2),
-    replace(SMALL, inputs=24, rows=8, block=64, activations=240),
-    replace(SMALL, inputs=64, rows=16, vector=16, block=3),
-    replace(SMALL, inputs=10, rows=30, vector=10, activations=250),
+    replace(SMALL, inputs=4, rows=12, slots=1, contexts=1),
+    replace(SMALL, inputs=24, rows=8, vector=8, activations=240),
+    replace(SMALL, inputs=64, rows=16, vector=16, contexts=4),
+    replace(SMALL, inputs=20, rows=60, vector=20, activations=240),
 ]
 CONFIG = random_config(hidden=37, intermediate=53, layers=3, vocabulary=61)
 
@@ -132,10 +136,8 @@ def test_the_trace_tells_every_write(machine):
     for _, fields, writes in written:
         if fields["unit"] == Unit.SCALAR:
             assert [register for register, _ in writes] == [fields["target"]]
-        elif fields["unit"] == Unit.VECTOR:
-            counts = {VectorOp.STAT: 2, VectorOp.GATE: 2, VectorOp.MLP: 2}
-            counts |= dict.fromkeys((VectorOp.EMBED, VectorOp.GAIN, VectorOp.RESID), 1)
-            assert len(writes) == counts.get(fields["op"], 0)
+        elif fields["op"] in REDUCES.get(fields["unit"], ()):
+            assert [register for register, _ in writes] == [fields["reduction"]]
         else:
             assert not writes
 
@@ -191,8 +193,48 @@ def test_matrices_come_back_from_the_store(image):
             assert not whole[:, inputs:].any()
 
 
+def test_matrices_are_read_group_by_group():
+    """Word group * chunks + chunk holds C inputs of R rows; lane = row * inputs + input."""
+    for geometry in GEOMETRIES:
+        random = np.random.default_rng(geometry.lanes)
+        chunks, groups = 3, 2
+        trits = random.integers(-1, 2, (groups * geometry.rows, chunks * geometry.inputs)).astype(np.int8)
+        lanes = np.array(
+            [
+                [
+                    trits[group * geometry.rows + row, chunk * geometry.inputs + column]
+                    for row in range(geometry.rows)
+                    for column in range(geometry.inputs)
+                ]
+                for group in range(groups)
+                for chunk in range(chunks)
+            ]
+        )
+        np.testing.assert_array_equal(matvec_words(trits, geometry), lanes)
+        np.testing.assert_array_equal(matrix(pack_store_words(lanes, geometry), chunks, groups, geometry), trits)
+
+
+@pytest.mark.parametrize("bits", range(4, 9))
+def test_embedding_rows_come_back_from_the_store(image, bits):
+    """In fixed point, exact with 8 bits, as an image has them; else within half a step of the smallest scale."""
+    for geometry in GEOMETRIES:
+        machine = Machine(compile_image(image, replace(geometry, embedding_bits=bits)))
+        program = machine.model.program
+        (embed,) = (fields for fields in program if (fields["unit"], fields["op"]) == (Unit.ENGINE, EngineOp.EMBED))
+        fraction = next(f["fraction"] for f in program if (f["unit"], f["op"]) == (Unit.NORM, NormOp.RESID))
+        order = np.random.default_rng(bits).permutation(CONFIG.vocabulary)
+        x, _ = vector.embed(*machine.embedding_row(embed, order))
+        wanted = np.ldexp(image.embedding_rows()[order].astype(float), fraction)
+        # The smallest scale is above the finest that would do by less than 1 in 32.
+        steps = np.abs(wanted).max(axis=1, keepdims=True) / ((1 << bits - 1) - 1) * 33 / 32
+        assert (np.abs(x[:, : CONFIG.hidden] - wanted) <= (0.5 if bits == 8 else steps / 2 + 0.5)).all()
+        assert not x[:, CONFIG.hidden :].any()
+        one, _ = vector.embed(*machine.embedding_row(embed, order[:1]))
+        np.testing.assert_array_equal(one, x[:1])
+
+
 def test_one_flipped_bit_is_seen():
-    """Of a gain, a trit, a constant: the machine reads what it was given."""
+    """Of a gain, a trit, an embedding, a lower bound, a constant: the machine reads what it was given."""
     model = compile_image(random_image(CONFIG, 5, heavy_tailed=False), SMALL)
     steps = tokens(6, 2)
 
@@ -210,6 +252,19 @@ def test_one_flipped_bit_is_seen():
     scalars = [index for index, fields in enumerate(program) if fields["unit"] == Unit.SCALAR]
     place = next(index for index in scalars if program[index]["op"] == ScalarOp.MUL and program[index]["immediate"])
     program[place] = program[place] | {"exponent": program[place]["exponent"] + 1}
-    for changed in (replace(model, gains=gains), replace(model, store=store), replace(model, program=program)):
+    lower_bounds = model.lower_bounds.copy()
+    lower_bounds[len(lower_bounds) // CONFIG.layers, 1] ^= 1 << 13
+    values, scales = np.zeros((CONFIG.vocabulary, CONFIG.hidden), np.int8), np.zeros(CONFIG.vocabulary, np.int64)
+    values[steps[0, 0], CONFIG.hidden - 1] = 64
+    flipped = embedding_words(values, scales, SMALL) ^ embedding_words(np.zeros_like(values), scales, SMALL)
+    embedding = model.store.copy()
+    embedding[: len(flipped)] ^= flipped
+    assert np.count_nonzero(flipped) == 1
+    changes = {"gains": gains, "lower_bounds": lower_bounds, "program": program}
+    for changed in (
+        *(replace(model, **{name: value}) for name, value in changes.items()),
+        replace(model, store=store),
+        replace(model, store=embedding),
+    ):
         found = outcome(changed)
         assert any((one != two).any() for one, two in zip(expected, found, strict=True))

@@ -17,7 +17,7 @@ from ternlight_sim.float_reference import FloatReference
 from ternlight_sim.machine import Machine
 from ternlight_sim.random_model import random_config, random_image
 
-GEOMETRY = Geometry(store_words=8192, vector_words=1024, program_words=1024)
+GEOMETRY = Geometry(store_words=8192, program_words=1024)
 BATCH, STEPS = 256, 12
 NOISE = 2.0**-10
 """Relative to each element, after each addition to the residual."""

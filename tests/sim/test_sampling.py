@@ -60,8 +60,8 @@ def test_noise_spans_its_tails():
 
 def test_noise_rises_with_its_bits():
     bits = np.unique(corner_bits(np.random.default_rng(1)))
-    # Neighbouring segments may disagree by a unit in the last place where they meet.
-    assert np.diff(gumbel_of_bits(bits)).min() >= -1
+    # Neighbouring segments may disagree by two units in the last place where they meet.
+    assert np.diff(gumbel_of_bits(bits)).min() >= -2
 
 
 def test_noise_has_the_moments_of_gumbel():

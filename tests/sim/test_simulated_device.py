@@ -46,7 +46,7 @@ def test_what_a_design_depends_on(monkeypatch):
         gateware_digest(replace(GEOMETRY, slots=3), 4),
     }
     sources = gateware_sources()
-    for module in ("ternlight.abi", "ternlight_hw.sequencer", "ternlight_hw.vector.lane"):
+    for module in ("ternlight.abi", "ternlight_hw.sequencer", "ternlight_hw.norm.lane"):
         changed = sources | {module: sources[module] + b"#"}
         monkeypatch.setattr(simulated_device, "gateware_sources", lambda changed=changed: changed)
         digests.add(gateware_digest(GEOMETRY, 4))

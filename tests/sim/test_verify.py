@@ -97,7 +97,7 @@ def test_a_difference_in_the_final_state_alone(model, device):
 def test_a_device_that_stops_too_early(model, device, monkeypatch):
     sessions = model.bus.sessions
     done = sessions.done
-    monkeypatch.setattr(sessions, "done", lambda token, sampled: done(token, sampled) or _abort_at(sessions, 12))
+    monkeypatch.setattr(sessions, "done", lambda *job: done(*job) or _abort_at(sessions, 12))
     result = run(device)
     assert len(result.tokens) >= 12
     difference = result.difference

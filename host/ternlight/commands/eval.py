@@ -20,11 +20,12 @@ ROOMY_SIZES = {
     "accumulator": 24,
     "store_words": 1 << 24,
     "gain_words": 1 << 14,
-    "vector_words": 1 << 12,
-    "state_words": 1 << 12,
+    "residual_words": 1 << 12,
+    "gated_words": 1 << 12,
+    "state_words": 1 << 16,
     "program_words": 1 << 16,
 }
-"""A device for any model: the golden model's bits do not depend on the geometry."""
+"""A device for any model: of its geometry, the golden model's bits only depend on embedding_bits, here the most."""
 
 
 def add_parser(subparsers: Any) -> None:

@@ -1,7 +1,1 @@
-"""The vector unit: everything between the engine's products, V elements per cycle."""
-
-from __future__ import annotations
-
-from .unit import VectorUnit
-
-__all__ = ["VectorUnit"]
+"""What norm unit and gate unit share: fixed-point expressions, the compact format, the sigmoid, reductions."""

@@ -1,42 +1,35 @@
-"""Reductions over the outputs of an operation: the maximum, and two sums of squares."""
+"""Reductions over the beats of an operation: the largest magnitude, and the sum of squares."""
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal, signed, unsigned
+from typing import Any
+
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from ternlight.formats import ELEMENT_BITS, ENERGY_BITS, POWER_BITS
-from ternlight.isa import WRITES_ENERGY, WRITES_PEAK, WRITES_POWER, VectorOp
+from ternlight.formats import ELEMENT_BITS, SQUARE_BITS
+from ternlight.ufloat import MANTISSA_BITS
 
-from ..layouts import WRITEBACK
-from .beat import ROUTE, Pulse, is_one_of
-from .normalise import SUM_BITS, TOTAL, Normaliser
+from ..layouts import REGISTER, WRITEBACK
+from ..pipeline import Flow
+from .arithmetic import named, select
+from .chain import carry_sum
+from .multiplier import multiplied
+from .normalise import SUM_BITS, Normaliser, leading_zeros
 
-TERM = data.StructLayout(
-    {
-        "peak": unsigned(ELEMENT_BITS),
-        "energy": unsigned(SUM_BITS),
-        "power": unsigned(SUM_BITS),
-    }
-)
-"""What one element, several elements, or all so far add to the reductions."""
+MAGNITUDE = data.StructLayout({"plus": 1, "floor": unsigned(ELEMENT_BITS)})
+"""A magnitude, floor + plus. Two of them compare as their bits do, so that only the largest needs the addition."""
 
-TAG = data.StructLayout(
-    dict.fromkeys(("valid", "first", "last", "has_peak", "has_energy", "has_power"), 1)
-    | {name: ROUTE[name].shape for name in ("peak", "energy", "power")}
-)
-"""The control that goes with terms."""
+BEYOND = data.StructLayout({"below": 1, "above": 1})
+"""What a magnitude is of saturates: at the lowest element, or at the highest."""
 
 
-class Reduce(wiring.Component):
-    """max(|value|), sum(energy**2) and sum(power**2) over all beats of an operation, as ufloat.
+class Peak(wiring.Component):
+    """max(magnitude) over all beats of an operation, as ufloat: the reduction of ternlight_sim.golden.vector.peak.
 
-    Which of them an operation has is in isa.WRITES_PEAK, WRITES_ENERGY and WRITES_POWER; at most two.
-    One beat per cycle. The first reduction is written back `latency` cycles after the last beat, the second one
-    cycle later, in the order peak, energy, power. The last beats of operations must be two cycles apart.
-    The sums have 48 bits: up to 2**13 elements never overflow.
+    One beat per cycle, the operations back to back. The peak is written back `latency` cycles after the last beat.
 
     Parameters
     ----------
@@ -46,26 +39,136 @@ class Reduce(wiring.Component):
 
     Members
     -------
-    valid, op, route: the operation of the elements and their place in it, in.
-    values: 24-bit elements; energies and powers: 18 bits; signed, in.
-    writeback: pulses of layouts.WRITEBACK, out.
-    busy: a beat or a reduction is here, out.
+    valid, last: a beat is here; it is the last of its operation, in.
+    target: the register that the peak goes to, with the last beat, in.
+    magnitudes: MAGNITUDE each, in.
+    beyond: BEYOND each, in the cycle after, in: then the magnitude is the greatest, whatever its value.
+    writeback: Flow of layouts.WRITEBACK, out.
+    busy: a beat is on its way, out.
     """
 
     def __init__(self, *, lanes: int) -> None:
+        if lanes < 3:
+            raise ValueError(f"lanes must be at least 3, not {lanes}")
+        self.lanes = lanes
+        # The last two of a beat are compared with the largest so far in the same cycle.
+        self.latency = ceil_log2(lanes) + 2
+        super().__init__(
+            {
+                "valid": In(1),
+                "last": In(1),
+                "target": In(REGISTER),
+                "magnitudes": In(data.ArrayLayout(MAGNITUDE, lanes)),
+                "beyond": In(data.ArrayLayout(BEYOND, lanes)),
+                "writeback": Out(Flow(WRITEBACK)),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        tag = _Tag(m, self)
+        values = [magnitude.as_value() for magnitude in self.magnitudes]
+        beyond = Signal(BEYOND)
+        m.d.comb += [beyond[side].eq(Cat(lane[side] for lane in self.beyond).any()) for side in ("below", "above")]
+        while len(values) > 2:
+            groups = [_larger(m, platform, values[index : index + 2]) for index in range(0, len(values), 2)]
+            values = [Signal(MAGNITUDE.size, name=f"stage_{tag.stage}_{index}") for index in range(len(groups))]
+            with m.If(tag.valid):
+                m.d.sync += [value.eq(group) for value, group in zip(values, groups, strict=True)]
+            tag.advance()
+            # Of `beyond`, which is a cycle late, the first stage is its own arrival.
+            if tag.stage > 1:
+                later = Signal(BEYOND)
+                m.d.sync += later.eq(beyond)
+                beyond = later
+
+        # Between the beats of an operation, the largest so far: all three are compared at once.
+        peak, first = Signal(MAGNITUDE), Signal(init=1)
+        saturates = Signal(BEYOND)
+        candidates = values[0], values[-1]
+        exceeds = Cat(_exceeds(m, platform, value, peak.as_value()) for value in candidates).any()
+        with m.If(tag.valid):
+            m.d.sync += first.eq(tag.last)
+            for side in ("below", "above"):
+                m.d.sync += saturates[side].eq(beyond[side] | (saturates[side] & ~first))
+            with m.If(first | exceeds):
+                m.d.sync += peak.as_value().eq(_larger(m, platform, list(candidates)))
+        tag.advance()
+
+        # The zeros are counted before the addition: one too many if it makes a power of two of ones alone.
+        floor, plus = peak.floor, peak.plus
+        value, zeros = Signal(ELEMENT_BITS), Signal(range(ELEMENT_BITS + 1))
+        carried, empty = Signal(), Signal()
+        with m.If(tag.valid):
+            m.d.sync += [
+                value.eq(floor + plus),
+                zeros.eq(leading_zeros(m, floor)),
+                carried.eq(plus & ~(floor[1:] & ~floor[:-1]).any()),
+                empty.eq(peak.as_value() == 0),
+            ]
+            with m.If(saturates.below | saturates.above):
+                highest = (1 << ELEMENT_BITS - 1) - 1
+                m.d.sync += [
+                    value.eq(Mux(saturates.below, highest + 1, highest)),
+                    zeros.eq(1),
+                    carried.eq(saturates.below),
+                    empty.eq(0),
+                ]
+        tag.advance()
+
+        normal = named(m, (value << zeros)[:ELEMENT_BITS][-MANTISSA_BITS:])
+        result = self.writeback.payload
+        m.d.sync += self.writeback.valid.eq(tag.valid & tag.last)
+        with m.If(tag.valid & tag.last):
+            m.d.sync += [
+                result.target.eq(tag.target),
+                result.value.mantissa.eq(Cat(normal[:-1], normal[-1] | carried)),
+                result.value.exponent.eq(Mux(empty, 0, ELEMENT_BITS - MANTISSA_BITS - zeros + carried)),
+            ]
+        m.d.comb += self.busy.eq(tag.busy | self.writeback.valid)
+        return m
+
+
+class SquareSum(wiring.Component):
+    """sum(term**2) over all beats of an operation, as ufloat.
+
+    One beat per cycle, the operations back to back; those of different ways may alternate. The sum is written back
+    `latency` cycles after the last beat. It has SUM_BITS: up to 2**13 terms never overflow.
+
+    Parameters
+    ----------
+    lanes: terms per beat.
+    ways: operations that may be in progress at the same time.
+
+    Attributes: latency.
+
+    Members
+    -------
+    valid, last: a beat is here; it is the last of its operation, in.
+    way: which of the operations in progress it belongs to, in.
+    target: the register that the sum goes to, with the last beat, in.
+    terms: SQUARE_BITS each, signed, in.
+    writeback: Flow of layouts.WRITEBACK, out.
+    busy: a beat is on its way, out.
+    """
+
+    def __init__(self, *, lanes: int, ways: int = 1) -> None:
         if lanes < 1:
             raise ValueError(f"lanes must be positive, not {lanes}")
+        if ways < 1:
+            raise ValueError(f"ways must be positive, not {ways}")
         self.lanes = lanes
+        self.ways = ways
         self.latency = 2 + ceil_log2(lanes) + Normaliser.latency
         super().__init__(
             {
                 "valid": In(1),
-                "op": In(VectorOp),
-                "route": In(ROUTE),
-                "values": In(data.ArrayLayout(signed(ELEMENT_BITS), lanes)),
-                "energies": In(data.ArrayLayout(signed(ENERGY_BITS), lanes)),
-                "powers": In(data.ArrayLayout(signed(POWER_BITS), lanes)),
-                "writeback": Out(Pulse(WRITEBACK)),
+                "last": In(1),
+                "way": In(range(ways)),
+                "target": In(REGISTER),
+                "terms": In(data.ArrayLayout(signed(SQUARE_BITS), lanes)),
+                "writeback": Out(Flow(WRITEBACK)),
                 "busy": Out(1),
             }
         )
@@ -73,92 +176,83 @@ class Reduce(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.normaliser = normaliser = Normaliser()
+        tag = _Tag(m, self)
+        # The square of the lowest term has one bit less than the product of any two.
+        bits = 2 * SQUARE_BITS - 1
+        values = [multiplied(m, platform, term, term, enable=tag.valid)[:bits] for term in self.terms]
+        tag.advance()
+        while len(values) > 1:
+            bits += 1
+            sums = [_sum(values[index : index + 2]) for index in range(0, len(values), 2)]
+            values = [Signal(bits, name=f"stage{tag.stage + 1}_{index}") for index in range(len(sums))]
+            with m.If(tag.valid):
+                m.d.sync += [value.eq(total) for value, total in zip(values, sums, strict=True)]
+            tag.advance()
 
-        tag = Signal(TAG)
-        m.d.comb += [
-            tag.has_peak.eq(self.valid & is_one_of(self.op, WRITES_PEAK)),
-            tag.has_energy.eq(self.valid & is_one_of(self.op, WRITES_ENERGY)),
-            tag.has_power.eq(self.valid & is_one_of(self.op, WRITES_POWER)),
-            tag.valid.eq(tag.has_peak | tag.has_energy | tag.has_power),
-            *(tag[name].eq(self.route[name]) for name in ("first", "last", "peak", "energy", "power")),
-        ]
-        started = tag.valid
-        terms = [Signal(TERM, name=f"term_{lane}") for lane in range(self.lanes)]
-        for term, value, energy, power in zip(terms, self.values, self.energies, self.powers, strict=True):
-            with m.If(tag.has_peak):
-                m.d.sync += term.peak.eq(Mux(value < 0, -value, value))
-            with m.If(tag.has_energy):
-                m.d.sync += term.energy.eq((energy * energy)[: 2 * ENERGY_BITS - 1])
-            with m.If(tag.has_power):
-                m.d.sync += term.power.eq((power * power)[: 2 * POWER_BITS - 1])
-        tag = self._delay(m, tag)
-        while len(terms) > 1:
-            terms = [self._join(m, tag, terms[index : index + 2]) for index in range(0, len(terms), 2)]
-            tag = self._delay(m, tag)
-
-        beat, sums, total = terms[0], Signal(TERM), Signal(TERM)
-        with m.If(tag.first):
-            m.d.comb += total.eq(beat)
-        with m.Else():
-            m.d.comb += [
-                total.peak.eq(Mux(beat.peak > sums.peak, beat.peak, sums.peak)),
-                total.energy.eq(beat.energy + sums.energy),
-                total.power.eq(beat.power + sums.power),
-            ]
+        so_far = Signal(data.ArrayLayout(SUM_BITS, self.ways))
+        total = self._accumulated(m, platform, values[0], so_far, tag.way)
         with m.If(tag.valid):
-            m.d.sync += sums.eq(total)
-
-        # The first reduction leaves as it is formed, the second from the sums: the next beat may overwrite them then.
-        leave = Signal(TOTAL)
-        leaving, second, second_is_power = Signal(), Signal(), Signal()
-        target = Signal.like(tag.energy)
-        m.d.sync += [leaving.eq(0), second.eq(0)]
-        with m.If(tag.valid & tag.last):
-            m.d.sync += [
-                leaving.eq(1),
-                leave.target.eq(Mux(tag.has_peak, tag.peak, tag.energy)),
-                leave.value.eq(Mux(tag.has_peak, total.peak, total.energy)),
-                second.eq(tag.has_power | (tag.has_peak & tag.has_energy)),
-                second_is_power.eq(tag.has_power),
-                target.eq(Mux(tag.has_power, tag.power, tag.energy)),
-            ]
-        with m.Elif(second):
-            m.d.sync += [
-                leaving.eq(1),
-                leave.target.eq(target),
-                leave.value.eq(Mux(second_is_power, sums.power, sums.energy)),
-            ]
+            m.d.sync += so_far[tag.way].eq(Mux(tag.last, 0, total))
+        complete = Signal(SUM_BITS)
+        with m.If(tag.valid):
+            m.d.sync += complete.eq(total)
+        tag.advance()
         m.d.comb += [
-            normaliser.input.valid.eq(leaving),
-            normaliser.input.payload.eq(leave),
+            normaliser.input.valid.eq(tag.valid & tag.last),
+            normaliser.input.payload.target.eq(tag.target),
+            normaliser.input.payload.value.eq(complete),
             self.writeback.valid.eq(normaliser.output.valid),
             self.writeback.payload.eq(normaliser.output.payload),
+            self.busy.eq(tag.busy | normaliser.busy),
         ]
-        # Counts the cycles since the last beat until its second writeback has left.
-        pending = Signal(range(self.latency + 2))
-        with m.If(started):
-            m.d.sync += pending.eq(self.latency + 1)
-        with m.Elif(pending != 0):
-            m.d.sync += pending.eq(pending - 1)
-        m.d.comb += self.busy.eq(pending != 0)
         return m
 
-    @staticmethod
-    def _delay(m, tag):
-        """The tag, one cycle later."""
-        later = Signal(TAG)
-        with m.If(tag.valid | later.valid):
-            m.d.sync += later.eq(tag)
-        return later
+    def _accumulated(self, m, platform, value, so_far, way):
+        """The value added to the sum so far of its operation; which of two sums costs no multiplexer."""
+        if self.ways > 2:
+            return named(m, (so_far[way] + value)[:SUM_BITS])
+        wide = Signal(SUM_BITS)
+        m.d.comb += wide.eq(value)
+        if self.ways == 1:
+            return carry_sum(m, platform, wide, lambda sum: sum, so_far[0])
+        return carry_sum(m, platform, wide, select, way, so_far[0], so_far[1])
 
-    @staticmethod
-    def _join(m, tag, pair):
-        """One register for one or two terms."""
-        joined = Signal(TERM)
-        first, other = pair[0], pair[-1]
-        with m.If(tag.has_peak):
-            m.d.sync += joined.peak.eq(Mux(other.peak > first.peak, other.peak, first.peak))
-        for name, enable in (("energy", tag.has_energy), ("power", tag.has_power)):
-            with m.If(enable):
-                m.d.sync += joined[name].eq(first[name] + other[name] if len(pair) == 2 else first[name])
-        return joined
+
+class _Tag:
+    """The control that goes with the beats of a reduction, from stage to stage."""
+
+    def __init__(self, m: Module, ports: Peak | SquareSum) -> None:
+        self._m = m
+        self.stage = 0
+        self.valid, self.last, self.target = ports.valid, ports.last, ports.target
+        self.way = getattr(ports, "way", Const(0, 0))
+        self.busy = ports.valid
+
+    def advance(self) -> None:
+        """Go on to the next stage."""
+        self.stage += 1
+        before = {name: getattr(self, name) for name in ("last", "target", "way")}
+        after = {name: Signal.like(value, name=f"{name}_{self.stage}") for name, value in before.items()}
+        valid = Signal(name=f"valid_{self.stage}")
+        self._m.d.sync += valid.eq(self.valid)
+        with self._m.If(self.valid):
+            self._m.d.sync += [after[name].eq(value) for name, value in before.items()]
+        self.valid, self.busy = valid, self.busy | valid
+        self.last, self.target, self.way = after.values()
+
+
+def _exceeds(m: Module, platform: Any, value: Value, other: Value) -> Value:
+    """Whether one unsigned value is larger than another: the carry of a difference."""
+    return carry_sum(m, platform, Cat(value, Const(0, 1)), lambda bit: ~bit, Cat(other, Const(1, 1)))[-1]
+
+
+def _larger(m: Module, platform: Any, values: list[Value]) -> Value:
+    """The larger of two unsigned values, or the one that there is."""
+    if len(values) == 1:
+        return values[0]
+    return Mux(_exceeds(m, platform, *values), *values)
+
+
+def _sum(values: list[Value]) -> Value:
+    """The sum of one or two values."""
+    return values[0] + values[1] if len(values) == 2 else values[0]

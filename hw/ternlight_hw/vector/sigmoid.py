@@ -4,42 +4,63 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ternlight.sigmoid import INPUT_FRACTION, OUTPUT_FRACTION, SEGMENT_BITS, SEGMENTS, TABLE, Z_BITS
 
-from .beat import Pulse
+from ..pipeline import Flow, Pipeline
+from .arithmetic import named
+from .chain import carry_sum
+from .multiplier import multiplied
 
 MAGNITUDE_BITS = Z_BITS - 1
 ONE = 1 << OUTPUT_FRACTION
 
 _STEPS = [right - left for left, right in pairwise(TABLE)]
 STEP_BITS = max(_STEPS).bit_length()
-SEGMENT = data.StructLayout({"left": unsigned(OUTPUT_FRACTION + 1), "step": unsigned(STEP_BITS)})
+SEGMENT = data.StructLayout({"rest": unsigned(OUTPUT_FRACTION), "step": unsigned(STEP_BITS)})
+"""What the sigmoid lacks of one at a segment's left end, as a table of small numbers is small, and its rise."""
 
-ARGUMENT = data.StructLayout({"z": signed(Z_BITS), "lift": unsigned(INPUT_FRACTION.bit_length())})
-"""z with INPUT_FRACTION - lift fraction bits."""
+# Where the table reaches one: the last step there is one unit, and half of it rounds up.
+_FULL = 2 * TABLE.index(ONE) - 1
+assert _STEPS[TABLE.index(ONE) - 1] == 1
+
+ARGUMENT = data.StructLayout(
+    {
+        "magnitude": unsigned(MAGNITUDE_BITS),
+        "over": 1,  # the magnitude is larger than it can tell
+        "negative": 1,
+        "lift": unsigned(INPUT_FRACTION.bit_length()),
+        "limit": unsigned(INPUT_FRACTION),
+    }
+)
+"""|z| with INPUT_FRACTION - lift fraction bits; `limit` marks the upper bits of the magnitude that the lift loses."""
+
+
+def limit_of(lift: int) -> int:
+    """The `limit` of a lift."""
+    return ((1 << lift) - 1) << (INPUT_FRACTION - lift)
 
 
 class Sigmoid(wiring.Component):
     """sigmoid(saturate(z << lift, 18)) of Q4.13 as U0.15: ternlight_sim.golden.vector.sigmoid.
 
-    Latency 5 cycles, one value per cycle; one multiplier of 10x10 bits.
+    Latency 4 cycles, one value per cycle; one multiplier of 10x10 bits.
 
     Attributes: latency.
-    Members: input: ARGUMENT, in. output: U0.15 (15 bits), out. Both are pulses.
+    Members: input: Flow of ARGUMENT, in. output: Flow of U0.15 (15 bits), out.
     """
 
-    latency = 5
+    latency = 4
 
     def __init__(self) -> None:
         super().__init__(
             {
-                "input": In(Pulse(ARGUMENT)),
-                "output": Out(Pulse(unsigned(OUTPUT_FRACTION))),
+                "input": In(Flow(ARGUMENT)),
+                "output": Out(Flow(unsigned(OUTPUT_FRACTION))),
             }
         )
 
@@ -49,53 +70,54 @@ class Sigmoid(wiring.Component):
         m.submodules.table = table = Memory(
             shape=SEGMENT,
             depth=SEGMENTS,
-            init=[{"left": left, "step": step} for left, step in zip(TABLE[:-1], _STEPS, strict=True)],
+            init=[{"rest": ONE - left, "step": step} for left, step in zip(TABLE[:-1], _STEPS, strict=True)],
             attrs={"rom_style": "logic"},
         )
         segment = table.read_port(domain="comb")
 
-        valid = [self.input.valid, *(Signal(name=f"valid_{stage}") for stage in range(1, self.latency + 1))]
-        negative = [self.input.payload.z[-1], *(Signal(name=f"negative_{stage}") for stage in range(1, self.latency))]
-        for stage, (before, after) in enumerate(pairwise(valid)):
-            m.d.sync += after.eq(before)
-            if stage + 1 < self.latency:
-                with m.If(before):
-                    m.d.sync += negative[stage + 1].eq(negative[stage])
+        z = self.input.payload
+        pipe = Pipeline(m, self.input.valid)
+        over = named(m, z.over | (z.magnitude[-INPUT_FRACTION:] & z.limit).any())
+        argument = self._saturated(m, pipe.valid, over, (z.magnitude << z.lift)[:MAGNITUDE_BITS])
+        (negative,) = pipe.stage(negative=z.negative)
 
-        # |z|, where its lowest value may count as the next: both saturate, or are the table's end.
-        z = self.input.payload.z
-        magnitude, lift = Signal(MAGNITUDE_BITS), Signal.like(self.input.payload.lift)
-        with m.If(valid[0]):
-            m.d.sync += [
-                magnitude.eq(Mux(z[-1], Mux(z[:-1].any(), -z, (1 << MAGNITUDE_BITS) - 1), z)),
-                lift.eq(self.input.payload.lift),
-            ]
-
-        lifted, argument = Signal(MAGNITUDE_BITS + INPUT_FRACTION), Signal(MAGNITUDE_BITS)
-        m.d.comb += lifted.eq(magnitude << lift)
-        with m.If(valid[1]):
-            m.d.sync += argument.eq(lifted[:MAGNITUDE_BITS] | lifted[MAGNITUDE_BITS:].any().replicate(MAGNITUDE_BITS))
-
-        entry, position = Signal(SEGMENT), Signal(SEGMENT_BITS)
         m.d.comb += segment.addr.eq(argument[SEGMENT_BITS:])
-        with m.If(valid[2]):
-            m.d.sync += [entry.eq(segment.data), position.eq(argument[:SEGMENT_BITS])]
-
-        product, base = Signal(STEP_BITS + SEGMENT_BITS), Signal(OUTPUT_FRACTION + 1)
-        with m.If(valid[3]):
-            m.d.sync += [
-                product.eq(entry.step * position),
-                base.eq(Mux(negative[3], ONE - entry.left, entry.left)),
-            ]
-
-        # The bits below the base round the product half up; for negative z, its negative half down.
-        half = 1 << (SEGMENT_BITS - 1)
-        total = Signal(OUTPUT_FRACTION + 1 + SEGMENT_BITS)
-        with m.If(negative[4]):
-            m.d.comb += total.eq(Cat(Const(half - 1, SEGMENT_BITS), base) - product)
-        with m.Else():
-            m.d.comb += total.eq(Cat(Const(half, SEGMENT_BITS), base) + product)
-        with m.If(valid[4]):
-            m.d.sync += self.output.payload.eq(total[SEGMENT_BITS:-1] | total[-1].replicate(OUTPUT_FRACTION))
-        m.d.comb += self.output.valid.eq(valid[5])
+        rest, step, position, negative, full = pipe.stage(
+            rest=segment.data.rest,
+            step=segment.data.step,
+            position=argument[:SEGMENT_BITS],
+            negative=negative,
+            full=argument[SEGMENT_BITS - 1 :] >= _FULL,
+        )
+        zero = Const(0, OUTPUT_FRACTION)
+        product = multiplied(m, platform, step, position, enable=pipe.valid)
+        base, negative, full = pipe.stage(
+            base=carry_sum(m, platform, zero, lambda x, positive: x ^ positive, rest, ~negative, carry=~negative),
+            negative=negative,
+            full=full & ~negative,
+        )
+        # base + product, or base - product, the product rounded half up: its inverse takes the inverse bit as carry.
+        # A sum of one would be out of range: it is `full`.
+        value = carry_sum(
+            m,
+            platform,
+            base,
+            lambda x, negative: x ^ negative,
+            Cat(product[SEGMENT_BITS:], Const(0, OUTPUT_FRACTION - STEP_BITS)),
+            negative,
+            carry=product[SEGMENT_BITS - 1] ^ negative,
+        )
+        output = self._saturated(m, pipe.valid, full, value)
+        pipe.stage()
+        assert pipe.depth == self.latency
+        m.d.comb += [self.output.valid.eq(pipe.valid), self.output.payload.eq(output)]
         return m
+
+    @staticmethod
+    def _saturated(m, valid, full, value):
+        """A register of the value, or of all ones: an ECP5's flip-flops begin with what their own reset sets."""
+        ones = (1 << len(value)) - 1
+        register = Signal(len(value), init=ones, reset_less=True, src_loc_at=1)
+        with m.If(valid):
+            m.d.sync += register.eq(Mux(full, ones, value))
+        return register

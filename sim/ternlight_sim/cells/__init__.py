@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from ternlight_boards import tools
 
@@ -38,8 +40,19 @@ def simulated_ecp5(netlist: Path, top: str, work: Path) -> str:
     work: folder for the products. Raises BuildError without the package pyosys.
     """
     models = Path(str(resources.files(__package__)))
+    connected = work / "connected.json"
+    connected.write_text(json.dumps(_connected(json.loads(netlist.read_text()))))
     output = work / "flat.v"
     script = work / "flatten.ys"
-    script.write_text(FLATTEN.format(netlist=netlist.absolute(), tables=models / "tables.v", top=top, output=output))
+    script.write_text(FLATTEN.format(netlist=connected.absolute(), tables=models / "tables.v", top=top, output=output))
     tools.run("yosys", [str(script)], folder=work, log=work / "flatten.log")
     return output.read_text() + (models / "ecp5.sv").read_text()
+
+
+def _connected(netlist: dict[str, Any]) -> dict[str, Any]:
+    """The netlist without connections to nothing (ternlight_boards.carries), which Yosys takes for constants."""
+    for module in netlist["modules"].values():
+        for cell in module["cells"].values():
+            connections = cell["connections"]
+            cell["connections"] = {port: bits for port, bits in connections.items() if bits != ["x"]}
+    return netlist

@@ -105,10 +105,9 @@ module DP16KD(
   endtask
 
   initial begin
-    if (!(DATA_WIDTH_A inside {9, 18, 36}) || !(DATA_WIDTH_B inside {9, 18, 36})) begin
+    if (!(DATA_WIDTH_A inside {9, 18, 36}) || !(DATA_WIDTH_B inside {1, 2, 4, 9, 18, 36})) begin
       $fatal(1, "DP16KD: widths %0d and %0d are not modelled", DATA_WIDTH_A, DATA_WIDTH_B);
     end
-    if (REGMODE_A != "NOREG" || REGMODE_B != "NOREG") $fatal(1, "DP16KD: output registers are not modelled");
     if (CLKAMUX != "CLKA" || CLKBMUX != "CLKB") $fatal(1, "DP16KD: inverted clocks are not modelled");
     if (WRITEMODE_A == "WRITETHROUGH" || WRITEMODE_B == "WRITETHROUGH") begin
       $fatal(1, "DP16KD: write-through is not modelled");
@@ -188,10 +187,14 @@ module DP16KD(
     DIA4, DIA3, DIA2, DIA1, DIA0};
   reg [35:0] read_a;
   reg [35:0] read_b;
+  reg [35:0] held_a;
+  reg [35:0] held_b;
+  wire [35:0] out_a = REGMODE_A == "OUTREG" ? held_a : read_a;
+  wire [35:0] out_b = REGMODE_B == "OUTREG" ? held_b : read_b;
   assign {DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9, DOA8, DOA7, DOA6, DOA5, DOA4, DOA3, DOA2,
-    DOA1, DOA0} = DATA_WIDTH_B == 36 ? read_b[17:0] : read_a[17:0];
+    DOA1, DOA0} = DATA_WIDTH_B == 36 ? out_b[17:0] : out_a[17:0];
   assign {DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9, DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2,
-    DOB1, DOB0} = DATA_WIDTH_B == 36 ? read_b[35:18] : read_b[17:0];
+    DOB1, DOB0} = DATA_WIDTH_B == 36 ? out_b[35:18] : out_b[17:0];
 
   // The first byte of the addressed word; the low address bits that a wide word has no use for enable its bytes.
   function automatic [10:0] first(input integer width, input [13:0] address);
@@ -209,7 +212,11 @@ module DP16KD(
         end
       end
     end
-    if (RSTA) read_a <= 36'd0;
+    if (OCEA) held_a <= read_a;
+    if (RSTA) begin
+      read_a <= 36'd0;
+      held_a <= 36'd0;
+    end
   end
 
   always @(posedge CLKB) begin
@@ -223,7 +230,16 @@ module DP16KD(
         end
       end
     end
-    if (RSTB) read_b <= 36'd0;
+    // Narrow ports, which only read here, do not reach the ninth bits.
+    if (CEB && DATA_WIDTH_B < 9) begin
+      read_b[3:0] <= 4'(memory[address_b[13:3]][7:0] >> (address_b[2:0] & 3'(8 - DATA_WIDTH_B)));
+      if (WEB) $fatal(1, "DP16KD: writes of %0d bits are not modelled", DATA_WIDTH_B);
+    end
+    if (OCEB) held_b <= read_b;
+    if (RSTB) begin
+      read_b <= 36'd0;
+      held_b <= 36'd0;
+    end
   end
 endmodule
 
@@ -231,7 +247,7 @@ module MULT18X18D(
   input A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0,
   input B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0,
   input C17, C16, C15, C14, C13, C12, C11, C10, C9, C8, C7, C6, C5, C4, C3, C2, C1, C0,
-  input SIGNEDA, SIGNEDB, SOURCEA, SOURCEB,
+  input SIGNEDA, SIGNEDB, SOURCEA, SOURCEB, CLK0, CE0, RST0,
   output P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18, P17, P16, P15, P14,
     P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0
 );
@@ -239,11 +255,16 @@ module MULT18X18D(
   parameter REG_INPUTB_CLK = "NONE";
   parameter REG_PIPELINE_CLK = "NONE";
   parameter REG_OUTPUT_CLK = "NONE";
+  parameter REG_OUTPUT_CE = "CE0";
+  parameter REG_OUTPUT_RST = "RST0";
 
   initial begin
-    if (REG_INPUTA_CLK != "NONE" || REG_INPUTB_CLK != "NONE" || REG_PIPELINE_CLK != "NONE" || REG_OUTPUT_CLK != "NONE")
+    if (REG_INPUTA_CLK != "NONE" || REG_INPUTB_CLK != "NONE" || REG_PIPELINE_CLK != "NONE") begin
+      $fatal(1, "MULT18X18D: input and pipeline registers are not modelled");
+    end
+    if (!(REG_OUTPUT_CLK == "NONE" || REG_OUTPUT_CLK == "CLK0") || REG_OUTPUT_CE != "CE0" || REG_OUTPUT_RST != "RST0")
     begin
-      $fatal(1, "MULT18X18D: registers are not modelled");
+      $fatal(1, "MULT18X18D: clocks, enables and resets but the first are not modelled");
     end
   end
 
@@ -252,8 +273,13 @@ module MULT18X18D(
   wire signed [18:0] b = {SIGNEDB & B17, B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1,
     B0};
   wire signed [37:0] product = a * b;
+  reg [35:0] held;
+  always @(posedge CLK0) begin
+    if (RST0) held <= 36'd0;
+    else if (CE0) held <= product[35:0];
+  end
   assign {P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18, P17, P16, P15,
-    P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} = product[35:0];
+    P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} = REG_OUTPUT_CLK == "CLK0" ? held : product[35:0];
 endmodule
 
 // The output runs at the input's rate, whatever the dividers: no simulation of ours measures time.

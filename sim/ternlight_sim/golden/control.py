@@ -50,9 +50,7 @@ class SessionsModel:
         self.running: set[int] = set()
         self.aborting: set[int] = set()
         self.telling: set[int] = set()
-        self.in_flight: int | None = None
-        self.was_prompt = False
-        self._may_have_ended: set[int] = set()  # before the job in flight began
+        self.in_flight: dict[int, bool] = {}  # slot: its job is a token of the prompt
         self.job_slot = 0
         self.event_slot = 0
 
@@ -107,7 +105,7 @@ class SessionsModel:
 
     def silent_end(self, slot: int) -> Finish:
         """How the session ends at its turn, or has ended since, without a job for the sequencer; NONE if it goes on."""
-        if slot not in self.running or (self.in_flight is not None and slot not in self._may_have_ended):
+        if slot not in self.running or slot in self.in_flight:
             return Finish.NONE
         if slot in self.aborting:
             return Finish.ABORTED
@@ -126,11 +124,11 @@ class SessionsModel:
 
     def next_job(self) -> dict[str, Any] | None:
         """The next job for the sequencer, or None while no session can go on; sessions that end on the way do so."""
-        assert self.in_flight is None
+        assert len(self.in_flight) < self.geometry.contexts
         for slot in self._turns(self.job_slot):
             record = self.records[slot]
             consumed = self._consumed(slot)
-            if slot not in self.running or self.settle(slot):
+            if slot not in self.running or slot in self.in_flight or self.settle(slot):
                 continue
             from_prompt = consumed < record[SessionWord.PROMPT_COUNT]
             if not from_prompt and record[SessionWord.GENERATED] - record[SessionWord.CREDIT] >= self.geometry.ring:
@@ -139,9 +137,9 @@ class SessionsModel:
             scale = record[SessionWord.INVERSE_TEMPERATURE]
             mantissa = scale & (1 << MANTISSA_BITS) - 1
             exponent = scale >> EXPONENT_SHIFT & (1 << EXPONENT_BITS) - 1
-            self._may_have_ended = {other for other in self.running if self.silent_end(other) != Finish.NONE}
-            self.in_flight, self.was_prompt, self.job_slot = slot, from_prompt, slot
+            self.in_flight[slot], self.job_slot = from_prompt, slot
             return {
+                "slot": slot,
                 "token": self.prompts[slot][consumed] if from_prompt else record[SessionWord.LAST_TOKEN],
                 "state": slot * self.state_stride,
                 "fresh": int(record[SessionWord.POSITION] == 0),
@@ -153,14 +151,12 @@ class SessionsModel:
             }
         return None
 
-    def done(self, token: int, sampled: bool) -> None:
-        """The job came back, with a token if it sampled one."""
-        slot = self.in_flight
-        assert slot is not None
-        self.in_flight = None
+    def done(self, slot: int, token: int, sampled: bool) -> None:
+        """The job of a slot came back, with a token if it sampled one."""
+        was_prompt = self.in_flight.pop(slot)
         record = self.records[slot]
         record[SessionWord.POSITION] += 1
-        if self.was_prompt:
+        if was_prompt:
             record[SessionWord.STATUS] += 1 << 16
         if sampled:
             self.rings[slot][record[SessionWord.GENERATED] % self.geometry.ring] = token

@@ -12,14 +12,18 @@ from numpy.typing import ArrayLike
 
 from ternlight.formats import SHIFT_MAX
 from ternlight.gumbel import (
+    COARSE_BITS,
     CONSTANTS,
+    FINE_BITS,
+    FINE_FROM,
+    FIRST_LOWER,
     FRACTION,
-    OCTAVE_BITS,
     POSITION_BITS,
+    RISES,
     ROTATE_X,
     ROTATE_Y,
-    SEGMENT_BITS,
     TABLE,
+    TAIL,
     WORD_BITS,
 )
 from ternlight.ufloat import MANTISSA_MAX
@@ -29,6 +33,7 @@ from .scalar import UFloat, bit_length
 
 _MASK = (1 << WORD_BITS) - 1
 _BASE, _SLOPE = np.array(TABLE, np.int64).T
+_RISES = np.array(RISES, np.int64)
 
 
 def _rotate_left(value: Ints, distance: int) -> Ints:
@@ -49,11 +54,15 @@ def gumbel_of_bits(bits: Ints) -> Ints:
     upper = bits >> WORD_BITS - 1
     w = (bits ^ -upper & _MASK) << 1 | 1
     octave = WORD_BITS - bit_length(w)
+    fine = (upper == 1) | (octave == 0)
     # w with its leading one in bit 31, which the fields below leave out.
-    fields = (w << octave) - (np.int64(1) << WORD_BITS - 1) >> WORD_BITS - 1 - SEGMENT_BITS - POSITION_BITS
-    index = (upper << OCTAVE_BITS | octave) << SEGMENT_BITS | fields >> POSITION_BITS
+    rest = (w << octave) - (np.int64(1) << WORD_BITS - 1)
+    fields = rest >> WORD_BITS - 1 - POSITION_BITS - np.where(fine, FINE_BITS, COARSE_BITS)
+    row = np.where(upper == 1, np.minimum(octave, TAIL), FIRST_LOWER)
+    index = np.where(fine, FINE_FROM + (row << FINE_BITS), octave << COARSE_BITS) + (fields >> POSITION_BITS)
     position = fields & (1 << POSITION_BITS) - 1
-    noise: Ints = _BASE[index] + round_shift(_SLOPE[index] * position, POSITION_BITS)
+    base = _BASE[index] + upper * _RISES[octave]
+    noise: Ints = base + round_shift(_SLOPE[index] * position, POSITION_BITS)
     return noise
 
 

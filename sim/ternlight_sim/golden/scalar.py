@@ -6,16 +6,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ternlight.formats import ACTIVATION_MAX, BLOCK_FRACTION, BLOCK_SHIFT_MAX, QSCALE_FRACTION
+from ternlight.formats import QSCALE_FRACTION
+from ternlight.reciprocal import (
+    GUARD_BITS,
+    POSITION_BITS,
+    RECIP_EXPONENT,
+    RSQRT_EXPONENT,
+    SEGMENTS,
+    TABLE,
+    Curve,
+)
 from ternlight.ufloat import (
     EXPONENT_MAX,
     EXPONENT_MIN,
     MANTISSA_BITS,
     MANTISSA_MAX,
-    MANTISSA_MIN,
 )
 
 from .integer import Ints
+
+_TABLE = np.array(TABLE, np.int64)
 
 
 class UFloat(NamedTuple):
@@ -55,11 +65,6 @@ def normalise(value: Ints) -> UFloat:
     return _limit(mantissa, exponent)
 
 
-def block_shift(peak: UFloat) -> Ints:
-    """The right shift, within 0..15, that brings a vector with this peak into BLOCK_BITS."""
-    return np.clip(peak.exponent - BLOCK_FRACTION, 0, BLOCK_SHIFT_MAX)
-
-
 def add(a: UFloat, b: UFloat) -> UFloat:
     """a + b: the operand of the smaller exponent is shifted right and truncated, and so is the carry."""
     swap = ((a.exponent < b.exponent) & (b.mantissa != 0)) | (a.mantissa == 0)
@@ -80,33 +85,25 @@ def mul(a: UFloat, b: UFloat) -> UFloat:
     return _limit(np.where(carry, mantissa >> 1, mantissa), a.exponent + b.exponent + shift + carry)
 
 
+def _from_table(curve: Ints | Curve, a: UFloat, exponent: Ints) -> UFloat:
+    """The mantissa's value on a curve of ternlight.reciprocal; 0 for an operand of 0."""
+    segment = a.mantissa >> POSITION_BITS & SEGMENTS - 1
+    entry = _TABLE[curve * SEGMENTS + segment]
+    value = entry[..., 0] - (entry[..., 1] * (a.mantissa & (1 << POSITION_BITS) - 1) >> POSITION_BITS)
+    return _limit(np.where(a.mantissa == 0, 0, value >> GUARD_BITS), exponent)
+
+
 def recip(a: UFloat) -> UFloat:
-    """1 / a, truncated; 0 for 0."""
-    mantissa = np.int64(1 << 29) // np.maximum(a.mantissa, 1)
-    one = a.mantissa == MANTISSA_MIN
-    mantissa = np.where(a.mantissa == 0, 0, np.where(one, MANTISSA_MIN, mantissa))
-    return _limit(mantissa, -29 - a.exponent + one)
+    """1 / a, from the table; 0 for 0."""
+    return _from_table(Curve.RECIP, a, -RECIP_EXPONENT - a.exponent)
 
 
 def rsqrt(a: UFloat) -> UFloat:
-    """1 / sqrt(a) = isqrt(2**44 // m) * 2**(-22 - e/2), with m * 2**e = a and e even; 0 for 0."""
+    """1 / sqrt(a), from the table; 0 for 0."""
     odd = a.exponent & 1
-    mantissa = a.mantissa << odd
-    exponent = (a.exponent - odd) >> 1
-    quotient = np.int64(1 << 44) // np.maximum(mantissa, 1)
-    root = np.sqrt(quotient.astype(np.float64)).astype(np.int64)
-    root = root - (root * root > quotient)
-    one = root > MANTISSA_MAX
-    root = np.where(one, MANTISSA_MIN, root)
-    return _limit(np.where(a.mantissa == 0, 0, root), -22 - exponent + one)
+    return _from_table(Curve.RSQRT_EVEN + odd, a, -RSQRT_EXPONENT - ((a.exponent - odd) >> 1))
 
 
 def qscale(a: UFloat) -> UFloat:
-    """127 / a for quantisation: (127 * 2**22 // mantissa, -22 - exponent), not normalised; 0 for 0."""
-    mantissa = np.int64(ACTIVATION_MAX << QSCALE_FRACTION) // np.maximum(a.mantissa, 1)
-    return _limit(np.where(a.mantissa == 0, 0, mantissa), -QSCALE_FRACTION - a.exponent)
-
-
-def lower(a: UFloat, b: UFloat) -> UFloat:
-    """a * 2**(-2 * block_shift(b)): an energy, in the block floating point of the vector with peak b."""
-    return _limit(a.mantissa, a.exponent - 2 * block_shift(b))
+    """127 / a for quantisation, from the table, its mantissa not normalised; 0 for 0."""
+    return _from_table(Curve.QSCALE, a, -QSCALE_FRACTION - a.exponent)

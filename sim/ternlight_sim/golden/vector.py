@@ -1,15 +1,13 @@
-"""Vector unit: one function per opcode, on whole vectors (the last axis).
+"""Norm unit and gate unit: one function per opcode, on whole vectors (the last axis).
 
 Formats: x (residual), v, t: 24 bits; f: U0.15; state h and z: 18 bits with a fraction per layer; gains: 20 bits with a
 power-of-two scale per vector that the compiler folds into the scalar constants. Gains and states are given as the codes
-that the memories hold (ternlight.compact). A 24-bit vector is read as 18 bits through the shift of its peak (block
-floating point). `acc` is a ternary product's accumulator, `scale` the ufloat
-that makes it real, with a trailing axis of one.
+that the memories hold (ternlight.compact). A gained vector is narrowed to 18 bits by the shift of a peak that bounds
+it (block floating point). `acc` is a ternary product's accumulator, `scale` the ufloat that makes it real, with a
+trailing axis of one.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,48 +15,34 @@ from ternlight.compact import decode, encode
 from ternlight.formats import (
     ACTIVATION_MAX,
     BLOCK_BITS,
+    BLOCK_SHIFT_MAX,
     ELEMENT_BITS,
-    EMBED_SHIFT_MAX,
-    ENERGY_BITS,
+    EMBEDDING_FACTOR_SHIFT,
+    EMBEDDING_MANTISSA_BITS,
     FORGET_BITS,
-    GAIN_BITS,
     GAIN_SHIFT,
-    MLP_GAIN_BITS,
-    MLP_GAIN_SHIFT,
-    MLP_STAT_SHIFT,
-    POWER_BITS,
+    LIFT_STEP,
     POWER_SHIFT,
     QUANT_FRACTION,
     SHIFT_MAX,
-    STAT_SHIFT,
+    SQUARE_BITS,
+    SQUARE_SHIFT,
     STATE_BITS,
 )
 from ternlight.sigmoid import INPUT_FRACTION, OUTPUT_FRACTION, SEGMENT_BITS, SEGMENTS, TABLE, Z_BITS
 
 from .integer import Ints, round_shift, saturate
-from .scalar import UFloat, block_shift
+from .scalar import UFloat, normalise
 
 ONE = 1 << OUTPUT_FRACTION
 
 _TABLE = np.array(TABLE, np.int64)
 
 
-class Sums(NamedTuple):
-    """Reductions of one operation, as integers; None where the operation has none."""
-
-    peak: Ints | None = None
-    energy: Ints | None = None
-    power: Ints | None = None
-
-
-def _peak(value: Ints) -> Ints:
-    peak: Ints = np.abs(value).max(axis=-1)
-    return peak
-
-
-def _square_sum(value: Ints) -> Ints:
-    total: Ints = (value * value).sum(axis=-1)
-    return total
+def _square_sum(value: Ints) -> UFloat:
+    """The sum of squares of elements, in units of 4**SQUARE_SHIFT."""
+    narrow = saturate(round_shift(value, SQUARE_SHIFT), SQUARE_BITS)
+    return normalise((narrow * narrow).sum(axis=-1))
 
 
 def scaled(acc: Ints, scale: UFloat, fraction: int) -> Ints:
@@ -82,36 +66,50 @@ def silu(z: Ints, fraction: int) -> Ints:
     return round_shift(z * gate, OUTPUT_FRACTION)
 
 
-def embed(row: Ints, exponent: Ints) -> tuple[Ints, Sums]:
-    """x = row << exponent (0..16), for an embedding row of signed bytes; exponent has a trailing axis of one."""
-    x = row << np.clip(exponent, 0, EMBED_SHIFT_MAX)
-    return x, Sums(peak=_peak(x))
+# The norm unit.
 
 
-def block(value: Ints, peak: UFloat) -> Ints:
-    """A 24-bit vector in BLOCK_BITS, through the shift of its peak."""
-    return saturate(round_shift(value, block_shift(peak)), BLOCK_BITS)
+def embed(row: Ints, scale: Ints) -> tuple[Ints, UFloat]:
+    """x = row * (32 + m) * 2**(9 - s), for a row of signed bytes and its scale (with an axis of one); its power."""
+    one = 1 << EMBEDDING_MANTISSA_BITS
+    mantissa, shift = one | scale & one - 1, scale >> EMBEDDING_MANTISSA_BITS
+    x = saturate(round_shift(row * (mantissa << EMBEDDING_FACTOR_SHIFT), shift), ELEMENT_BITS)
+    return x, _square_sum(x)
 
 
-def stat(value: Ints, gain: Ints, peak: UFloat) -> Sums:
-    """Energy of the gained vector and power of the vector itself, in its block floating point."""
-    narrow = block(value, peak)
-    gained = saturate(round_shift(narrow * decode(gain), STAT_SHIFT), ENERGY_BITS)
-    return Sums(energy=_square_sum(gained), power=_square_sum(narrow))
+def resid(acc: Ints, x: Ints, scale: UFloat, fraction: int) -> tuple[Ints, UFloat]:
+    """x + acc * scale, in the residual's format; its power."""
+    x = saturate(x + saturate(scaled(acc, scale, fraction), ELEMENT_BITS), ELEMENT_BITS)
+    return x, _square_sum(x)
 
 
-def gain(value: Ints, gains: Ints, peak: UFloat) -> tuple[Ints, Sums]:
-    """v = block(value) * gain / 2**GAIN_SHIFT."""
-    v = saturate(round_shift(block(value, peak) * decode(gains), GAIN_SHIFT), ELEMENT_BITS)
-    return v, Sums(peak=_peak(v))
+def gained(source: Ints, gains: Ints, lift: int) -> Ints:
+    """v = source * gain / 2**(GAIN_SHIFT - LIFT_STEP * lift), within -2**23..2**23; beyond, the limit."""
+    product, shift = source * decode(gains), GAIN_SHIFT - LIFT_STEP * lift
+    floor = product >> shift
+    limited = saturate(floor, ELEMENT_BITS)
+    return limited + np.where(limited == floor, product >> shift - 1 & 1, 0)
 
 
-def quant(v: Ints, scale: UFloat) -> Ints:
-    """Activations q = round(v * scale) in -127..127, with scale = qscale(peak)."""
-    shift = np.maximum(0, -QUANT_FRACTION - scale.exponent)
-    narrow = saturate(round_shift(v, np.minimum(shift, SHIFT_MAX)), BLOCK_BITS)
+def peak(source: Ints, gains: Ints, lift: int) -> UFloat:
+    """The peak of v."""
+    return normalise(np.abs(gained(source, gains, lift)).max(axis=-1))
+
+
+def stat(source: Ints, gains: Ints, lift: int) -> UFloat:
+    """The energy of v."""
+    return _square_sum(gained(source, gains, lift))
+
+
+def quant(source: Ints, gains: Ints, scale: UFloat, lift: int) -> Ints:
+    """Activations q = round(v * scale) in -127..127, with scale = qscale(peak of v)."""
+    shift = np.clip(-QUANT_FRACTION - scale.exponent, 0, BLOCK_SHIFT_MAX)
+    narrow = saturate(round_shift(gained(source, gains, lift), shift), BLOCK_BITS)
     q = round_shift(narrow * scale.mantissa, np.clip(-scale.exponent - shift, 0, SHIFT_MAX))
     return np.clip(q, -ACTIVATION_MAX, ACTIVATION_MAX)
+
+
+# The gate unit.
 
 
 def forget(acc: Ints, lower_bound: Ints, scale: UFloat) -> Ints:
@@ -127,23 +125,16 @@ def state(acc: Ints, f: Ints, h: Ints, scale: UFloat, fraction: int) -> Ints:
     return encode(saturate(s + change, STATE_BITS))
 
 
-def gate(acc: Ints, h: Ints, shift: int, fraction: int) -> tuple[Ints, Sums]:
-    """t = acc * silu(h) / 2**shift; power of acc / 2**POWER_SHIFT."""
+def gate(acc: Ints, h: Ints, shift: int, fraction: int) -> tuple[Ints, UFloat]:
+    """t = acc * silu(h) / 2**shift; the power of acc, in units of 4**POWER_SHIFT."""
     s = silu(saturate(decode(h), Z_BITS), fraction)
     t = saturate(round_shift(acc * s, shift), ELEMENT_BITS)
-    return t, Sums(peak=_peak(t), power=_square_sum(saturate(round_shift(acc, POWER_SHIFT), POWER_BITS)))
+    narrow = saturate(round_shift(acc, POWER_SHIFT), SQUARE_BITS)
+    return t, normalise((narrow * narrow).sum(axis=-1))
 
 
-def mlp(acc: Ints, gains: Ints, scale: UFloat, shift: int, fraction: int) -> tuple[Ints, Sums]:
-    """v = silu(a * scale) * b * gain, where acc holds a and b interleaved as (..., length, 2)."""
-    s = silu(saturate(scaled(acc[..., 0], scale, fraction), Z_BITS), fraction)
-    t = saturate(round_shift(acc[..., 1] * s, shift), ELEMENT_BITS)
-    v = saturate(round_shift(t * (decode(gains) >> GAIN_BITS - MLP_GAIN_BITS), MLP_GAIN_SHIFT), ELEMENT_BITS)
-    energy = _square_sum(saturate(round_shift(t, MLP_STAT_SHIFT), ENERGY_BITS))
-    return v, Sums(peak=_peak(v), energy=energy)
-
-
-def resid(acc: Ints, x: Ints, scale: UFloat, fraction: int) -> tuple[Ints, Sums]:
-    """x + acc * scale, in the residual's format."""
-    x = saturate(x + saturate(scaled(acc, scale, fraction), ELEMENT_BITS), ELEMENT_BITS)
-    return x, Sums(peak=_peak(x))
+def mlp(acc: Ints, scale: UFloat, shift: int, fraction: int) -> tuple[Ints, UFloat]:
+    """t = silu(a * scale) * b / 2**shift, where acc holds a and b as (..., 2, length); its energy."""
+    s = silu(saturate(scaled(acc[..., 0, :], scale, fraction), Z_BITS), fraction)
+    t = saturate(round_shift(acc[..., 1, :] * s, shift), ELEMENT_BITS)
+    return t, _square_sum(t)
