@@ -11,7 +11,8 @@ from amaranth.lib.wiring import In, Out
 class ByteBuffer(wiring.Component):
     """Bytes in the order in which they came.
 
-    Throughput: one byte per cycle in and out. Latency: a byte that finds the buffer empty is offered 2 cycles later.
+    Throughput: one byte per cycle in, one per two cycles out. Latency: a byte that finds the buffer empty is offered 3
+    cycles later.
 
     Parameters: depth, bytes that it holds at least, a power of two.
     Members: source (In), sink (Out), streams of bytes.
@@ -42,12 +43,17 @@ class ByteBuffer(wiring.Component):
         m.d.comb += [write.addr.eq(write_address), row.addr.eq(read_address)]
         with m.If(write.en):
             m.d.sync += write_address.eq(write_address + 1)
-        with m.If(self.sink.ready | ~self.sink.valid):
-            m.d.sync += self.sink.valid.eq(0)
-            with m.If(write_address != read_address):
-                m.d.sync += [
-                    self.sink.valid.eq(1),
-                    self.sink.payload.eq(row.data),
-                    read_address.eq(read_address + 1),
-                ]
+        # The way out of the block RAM is a stage of its own.
+        fetched, byte = Signal(), Signal(8)
+        with m.If(~fetched & (write_address != read_address)):
+            m.d.sync += [fetched.eq(1), byte.eq(row.data)]
+        with m.If(self.sink.valid):
+            m.d.sync += self.sink.valid.eq(~self.sink.ready)
+        with m.Elif(fetched):
+            m.d.sync += [
+                self.sink.valid.eq(1),
+                self.sink.payload.eq(byte),
+                fetched.eq(0),
+                read_address.eq(read_address + 1),
+            ]
         return m

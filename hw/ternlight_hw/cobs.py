@@ -11,7 +11,6 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .small_memory import SmallMemory
-from .stream_register import StreamRegister
 
 DELIMITER = 0
 CODE_FULL = 255
@@ -27,11 +26,11 @@ DECODED = data.StructLayout({"data": 8, "end": 1, "error": 1})
 class CobsDecoder(wiring.Component):
     """Frames to packets.
 
-    Each input byte gives at most one output in the same cycle: a byte, or the end of the frame. Empty frames (zeros in
-    a row) give nothing. A zero inside a block ends the frame with `error`, and the next byte begins a new frame.
+    Each input byte gives at most one output: a byte, or the end of the frame. Empty frames (zeros in a row) give
+    nothing. A zero inside a block ends the frame with `error`, and the next byte begins a new frame.
     A frame of code bytes only is a packet of one zero less than its codes: 01 alone is the empty packet, an end only.
 
-    Throughput: one byte per cycle; latency 0.
+    Throughput: one byte per two cycles; latency 1 cycle. No path leads through: output and `ready` are flip-flops.
     Members: frame (In, stream of bytes), packet (Out, stream of DECODED).
     """
 
@@ -42,36 +41,28 @@ class CobsDecoder(wiring.Component):
         m = Module()
         first = Signal(init=1)  # no byte of the frame was seen
         left = Signal(range(CODE_FULL))  # bytes of the block to come
+        code = Signal(init=1)  # there are none: the next byte is a code
         full = Signal()  # no zero follows this block
         byte = self.frame.payload
-        delimiter, produces = Signal(), Signal()
-        packet = self.packet.payload
-        m.d.comb += [
-            delimiter.eq(byte == DELIMITER),
-            packet.data.eq(byte),
-            packet.end.eq(delimiter),
-            packet.error.eq(delimiter & (left != 0)),
-        ]
-        with m.If(delimiter):
-            m.d.comb += produces.eq(~first)
-        with m.Elif(left == 0):
-            # The code of the next block shows that the zero after the last one belongs to the packet.
-            m.d.comb += [produces.eq(~first & ~full), packet.data.eq(0)]
-        with m.Else():
-            m.d.comb += produces.eq(1)
-        m.d.comb += [
-            self.packet.valid.eq(self.frame.valid & produces),
-            # Not sooner for a byte without output: nothing that comes before has to wait for it to be looked at.
-            self.frame.ready.eq(self.packet.ready),
-        ]
-        with m.If(self.frame.valid & self.frame.ready):
-            m.d.sync += first.eq(delimiter)
+        delimiter = Signal()
+        m.d.comb += [delimiter.eq(byte == DELIMITER), self.frame.ready.eq(~self.packet.valid)]
+        with m.If(self.packet.valid):
+            m.d.sync += self.packet.valid.eq(~self.packet.ready)
+        with m.Elif(self.frame.valid):
+            m.d.sync += [
+                first.eq(delimiter),
+                self.packet.payload.data.eq(byte),
+                self.packet.payload.end.eq(delimiter),
+                self.packet.payload.error.eq(delimiter & ~code),
+            ]
             with m.If(delimiter):
-                m.d.sync += left.eq(0)
-            with m.Elif(left == 0):
-                m.d.sync += [left.eq(byte - 1), full.eq(byte == CODE_FULL)]
+                m.d.sync += [self.packet.valid.eq(~first), left.eq(0), code.eq(1)]
+            with m.Elif(code):
+                # The code of the next block shows that the zero after the last one belongs to the packet.
+                m.d.sync += [self.packet.valid.eq(~first & ~full), self.packet.payload.data.eq(0)]
+                m.d.sync += [left.eq(byte - 1), code.eq(byte == 1), full.eq(byte == CODE_FULL)]
             with m.Else():
-                m.d.sync += left.eq(left - 1)
+                m.d.sync += [self.packet.valid.eq(1), left.eq(left - 1), code.eq(left == 1)]
         return m
 
 
@@ -79,7 +70,8 @@ class CobsEncoder(wiring.Component):
     """Packets to frames, each followed by its delimiter.
 
     The code byte comes before the block that it counts, so a block of up to 254 bytes is gathered, then sent; input
-    waits meanwhile. Throughput: a block takes one cycle per byte in, then one per byte out and one more.
+    waits meanwhile. Throughput: a block takes one cycle per byte in, then one for its code, two per byte out and one
+    more. `ready` and the output come from flip-flops.
 
     Parameters: packet_bytes, of the longest packet.
     Members: packet (In, stream of PACKET_BYTE; a packet has at least one byte), frame (Out, stream of bytes).
@@ -96,45 +88,46 @@ class CobsEncoder(wiring.Component):
         m = Module()
         m.submodules.memory = memory = SmallMemory(shape=unsigned(8), depth=self.block_bytes)
         write, read = memory.write, memory.read
-        m.submodules.loaded = loaded = StreamRegister(shape=unsigned(8))
-        count = Signal(range(self.block_bytes + 1))  # bytes of the block
-        sent = Signal.like(count)  # address of the byte to read next
+        count = Signal(range(self.block_bytes + 1))  # bytes of the block that are not sent
+        sent = Signal(range(self.block_bytes + 1))
+        full = Signal()  # the next byte is the last one of a block
+        empty, final = Signal(init=1), Signal()  # no byte, one byte is not sent
         zero, last = Signal(), Signal()  # the block was ended by a zero; by the end of the packet
         byte = self.packet.payload
         m.d.comb += [
             write.addr.eq(count),
             write.data.eq(byte.data),
             read.addr.eq(sent),
-            read.en.eq(loaded.source.ready),
-            loaded.source.payload.eq(read.data),
-            self.frame.valid.eq(loaded.sink.valid),
-            self.frame.payload.eq(loaded.sink.payload),
-            loaded.sink.ready.eq(self.frame.ready),
+            self.frame.payload.eq(read.data),
         ]
         with m.FSM():
             with m.State("GATHER"):
                 m.d.comb += self.packet.ready.eq(1)
                 with m.If(self.packet.valid):
-                    m.d.comb += write.en.eq(byte.data != 0)
-                    m.d.sync += [count.eq(count + write.en), zero.eq(byte.data == 0), last.eq(byte.last)]
-                    with m.If((byte.data == 0) | byte.last | (count == BLOCK_BYTES - 1)):
+                    m.d.sync += [zero.eq(byte.data == 0), last.eq(byte.last)]
+                    with m.If(byte.data != 0):
+                        m.d.comb += write.en.eq(1)
+                        m.d.sync += [count.eq(count + 1), empty.eq(0), full.eq(count == BLOCK_BYTES - 2)]
+                    with m.If((byte.data == 0) | byte.last | full):
                         m.next = "CODE"
-            with m.State("CODE"), m.If(~loaded.sink.valid):
-                # The block before has left.
+            with m.State("CODE"):
                 m.d.comb += [self.frame.valid.eq(1), self.frame.payload.eq(count + 1)]
                 with m.If(self.frame.ready):
-                    m.d.sync += sent.eq(1)
-                    m.next = "BLOCK"
-                    with m.If(count == 0):
+                    m.next = "FETCH"
+                    with m.If(empty):
                         m.next = "END"
-            with m.State("BLOCK"):
-                m.d.comb += loaded.source.valid.eq(1)
-                with m.If(loaded.source.ready):
-                    m.d.sync += sent.eq(sent + 1)
-                    with m.If(sent == count):
+            with m.State("FETCH"):
+                m.d.sync += final.eq(count == 1)
+                m.next = "SEND"
+            with m.State("SEND"):
+                m.d.comb += self.frame.valid.eq(1)
+                with m.If(self.frame.ready):
+                    m.d.sync += [count.eq(count - 1), sent.eq(sent + 1)]
+                    m.next = "FETCH"
+                    with m.If(final):
                         m.next = "END"
             with m.State("END"):
-                m.d.sync += [count.eq(0), sent.eq(0)]
+                m.d.sync += [sent.eq(0), full.eq(0), empty.eq(1)]
                 m.next = "GATHER"
                 with m.If(last & zero):
                     # A packet that ends with a zero has an empty block after it.
@@ -142,7 +135,7 @@ class CobsEncoder(wiring.Component):
                     m.next = "CODE"
                 with m.Elif(last):
                     m.next = "DELIMITER"
-            with m.State("DELIMITER"), m.If(~loaded.sink.valid):
+            with m.State("DELIMITER"):
                 m.d.comb += [self.frame.valid.eq(1), self.frame.payload.eq(DELIMITER)]
                 with m.If(self.frame.ready):
                     m.next = "GATHER"

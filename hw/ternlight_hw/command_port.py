@@ -12,7 +12,7 @@ from ternlight.abi import AHEAD_MAX, MAX_DATA_WORDS, RECEIVE_BYTES, WINDOW_SHIFT
 
 from .bus import HostBus
 from .byte_buffer import ByteBuffer
-from .cobs import PACKET_BYTE, CobsDecoder, CobsEncoder
+from .cobs import CobsDecoder, CobsEncoder
 from .packets import (
     HEADER,
     PACKET_WORD,
@@ -35,8 +35,9 @@ FAILURE = data.StructLayout({"failed": 1, "index": range(MAX_DATA_WORDS)})
 
 
 class NextAddress(wiring.Component):
-    """The address of the word after the one at `address`: the column wraps to the next row (combinational).
+    """The address of the word after the one at `address`: the column wraps to the next row.
 
+    It is right from the second cycle of an address on.
     Parameters: columns, words per row of each window; a window that is not named has rows of one word.
     Members: address (In, 32 bits), following (Out, 32 bits).
     """
@@ -53,13 +54,14 @@ class NextAddress(wiring.Component):
         offset, window = self.address[:WINDOW_SHIFT], self.address[WINDOW_SHIFT:]
         step = Signal(range(max(self.columns.values(), default=1) + 1), init=1)
         following = Signal(WINDOW_SHIFT)
+        m.d.sync += step.eq(1)
         with m.Switch(window):
             for key, columns in self.columns.items():
                 bits = column_bits(columns)
                 gap = (1 << bits) - columns
                 if gap:
                     with m.Case(key), m.If(offset[:bits] == columns - 1):
-                        m.d.comb += step.eq(1 + gap)
+                        m.d.sync += step.eq(1 + gap)
         m.d.comb += [following.eq(offset + step), self.following.eq(Cat(following, window))]
         return m
 
@@ -76,8 +78,8 @@ class RequestExecutor(wiring.Component):
     After reset everything is answered by NAK until the first SYNC: the requests of a host that has not noticed the
     reset must not pass for repeated ones.
 
-    Throughput: a word per bus acknowledgement, back to back; beside that at most 5 cycles per request, and the answer
-    at the pace of `answer`. `bus` is idle between requests.
+    No cycle does much, since links are slow: beside what `request`, `bus` and `answer` take, a request takes up to 7
+    cycles, 2 more per word of the bus, and 1 more per word of its answer. `bus` is idle between words.
 
     Parameters: columns, words per row of each window.
     Members: request (In, stream of REQUEST_WORD), answer (Out, stream of PACKET_WORD), bus (Out, HostBus).
@@ -100,156 +102,160 @@ class RequestExecutor(wiring.Component):
         m.submodules.buffer = buffer = SmallMemory(shape=unsigned(WORD_BITS), depth=MAX_DATA_WORDS)
         m.submodules.outcomes = outcomes = SmallMemory(shape=FAILURE, depth=REMEMBERED)  # by sequence
         store, load = buffer.write, buffer.read
-        m.submodules.loaded = loaded = StreamRegister(shape=PACKET_WORD)
         request, answer, bus = self.request, self.answer, self.bus
         word = request.payload.word
         header, reply = Signal(HEADER), Signal(HEADER)
+        kind = Signal(Kind)  # of the answer
         expected = Signal(8)
         synchronised = Signal()
-        distance = Signal(8)  # from the expected sequence to the request's, modulo 256
         ahead = Signal()  # to be refused
-        fresh = Signal()  # the words of this WRITE go to the bus
+        fresh = Signal()  # the request is the expected one
+        on_bus = Signal()  # its words go to the bus
+        refused = Signal()  # a word was
+        last = Signal()  # of the answer
         outcome = Signal(FAILURE)
         address = Signal(WORD_BITS)
-        index = Signal(range(MAX_DATA_WORDS + 1))
-        m.d.comb += [
+        index = Signal(range(MAX_DATA_WORDS))
+
+        # From flip-flops: true of the header, the index and the outcome of a cycle before.
+        final = header.count[: len(index)] == index + 1
+        distance = Signal(8)  # from the expected sequence to the request's, modulo 256
+        is_sync, is_write, is_read, is_bare, is_final, was_refused = (Signal() for _ in range(6))
+        m.d.sync += [
             distance.eq(header.sequence - expected),
+            is_sync.eq(header.kind == Op.SYNC),
+            is_write.eq(header.kind == Op.WRITE),
+            is_read.eq((header.kind == Op.READ) & (header.count <= MAX_DATA_WORDS)),
+            is_bare.eq(header.count == 0),
+            is_final.eq(final),
+            was_refused.eq(outcome.failed & (outcome.index == index)),
+        ]
+
+        is_data, is_error = kind == Kind.DATA, kind == Kind.ERROR
+        m.d.comb += [
             following.address.eq(address),
             bus.address.eq(address),
+            bus.write.eq(is_write),
             bus.write_data.eq(word),
             store.addr.eq(index),
-            load.addr.eq(index),
-            load.en.eq(loaded.source.ready),
             store.data.eq(bus.read_data),
-            loaded.source.payload.word.eq(load.data),
-            loaded.source.payload.last.eq(index == reply.count),
-            answer.valid.eq(loaded.sink.valid),
-            answer.payload.eq(loaded.sink.payload),
-            loaded.sink.ready.eq(answer.ready),
+            load.addr.eq(index),
+            answer.payload.word.eq(load.data),
+            answer.payload.last.eq(last),
+            reply.kind.eq(kind),
+            reply.sequence.eq(Mux(kind == Kind.NAK, expected, header.sequence)),
+            reply.count.eq(Mux(is_data, header.count, is_error)),
+            outcomes.read.addr.eq(header.sequence),
+            outcomes.write.addr.eq(header.sequence),
+            outcomes.write.data.index.eq(outcome.index),
+            outcomes.write.data.failed.eq(is_error),
         ]
-        m.d.comb += [outcomes.write.addr.eq(header.sequence), outcomes.read.addr.eq(header.sequence)]
-
-        def reply_with(kind, count, sequence=header.sequence):
-            return [reply.kind.eq(kind), reply.sequence.eq(sequence), reply.count.eq(count), index.eq(0)]
-
         with m.FSM():
             with m.State("HEADER"):
                 m.d.comb += request.ready.eq(1)
                 with m.If(request.valid):
-                    m.d.sync += header.eq(word)
+                    m.d.sync += [header.eq(word), index.eq(0)]
                     m.next = "ADDRESS"
                     with m.If(request.payload.corrupt):
-                        m.d.sync += reply_with(Kind.NAK, 0, expected)
-                        m.next = "REPLY"
+                        m.d.sync += kind.eq(Kind.NAK)
+                        m.next = "ANSWER"
             with m.State("ADDRESS"):
-                # The receiver has the whole request and passes it on without gaps: there is nothing to wait for.
                 m.d.comb += request.ready.eq(1)
+                with m.If(request.valid):
+                    m.d.sync += address.eq(word)
+                    m.next = "COMPARE"
+            with m.State("COMPARE"):
                 m.d.sync += [
-                    address.eq(word),
-                    index.eq(0),
                     fresh.eq(synchronised & (distance == 0)),
                     ahead.eq(~synchronised | ((distance != 0) & (distance <= AHEAD_MAX))),
                 ]
                 m.next = "DECIDE"
             with m.State("DECIDE"):
+                m.d.sync += [on_bus.eq(fresh | is_read), outcome.eq(0)]
                 with m.If(fresh):
                     m.d.sync += expected.eq(expected + 1)
-                m.d.sync += outcome.eq(0)
-                with m.If(header.kind == Op.SYNC):
-                    m.d.sync += [expected.eq(header.sequence + 1), synchronised.eq(1), *reply_with(Kind.ACK, 0)]
-                    m.next = "REPLY"
+                with m.If(is_sync):
+                    m.d.sync += [expected.eq(header.sequence + 1), synchronised.eq(1), kind.eq(Kind.ACK)]
+                    m.next = "ANSWER"
                 with m.Elif(ahead):
-                    m.d.sync += reply_with(Kind.NAK, 0, expected)
-                    m.next = "REPLY"
-                    with m.If((header.kind == Op.WRITE) & (header.count != 0)):
+                    m.d.sync += kind.eq(Kind.NAK)
+                    m.next = "ANSWER"
+                    with m.If(is_write & ~is_bare):
                         m.next = "SKIP"
-                with m.Elif(header.kind == Op.WRITE):
-                    m.d.sync += reply_with(Kind.ACK, 0)
+                with m.Elif(is_write):
+                    m.d.sync += kind.eq(Kind.ACK)
                     with m.If(~fresh):
                         m.d.sync += outcome.eq(outcomes.read.data)
-                    m.next = "WRITE"
-                    with m.If(header.count == 0):
+                    m.next = "WORD"
+                    with m.If(is_bare):
                         m.next = "WRITTEN"
-                with m.Elif((header.kind == Op.READ) & (header.count <= MAX_DATA_WORDS)):
-                    m.d.sync += reply_with(Kind.DATA, header.count)
-                    m.next = "READ"
-                    with m.If(header.count == 0):
-                        m.next = "REPLY"
+                with m.Elif(is_read):
+                    m.d.sync += kind.eq(Kind.DATA)
+                    m.next = "WORD"
+                    with m.If(is_bare):
+                        m.next = "ANSWER"
                 with m.Else():
-                    m.d.sync += reply_with(Kind.ERROR, 1)
+                    m.d.sync += kind.eq(Kind.ERROR)
                     m.next = "REFUSE"
-            with m.State("WRITE"):
+            with m.State("WORD"), m.If(is_read | request.valid):
+                m.next = "ACCESS"
+            with m.State("ACCESS"):
                 # The words of a repeated WRITE pass without the bus, up to the one that was refused.
-                accepted, refused = Signal(), Signal()
-                m.d.comb += [
-                    bus.enable.eq(fresh & request.valid),
-                    bus.write.eq(1),
-                    accepted.eq(request.valid & (bus.ack | ~fresh)),
-                    refused.eq(accepted & Mux(fresh, bus.error, outcome.failed & (outcome.index == index))),
-                    request.ready.eq(accepted),
-                ]
-                with m.If(accepted):
-                    m.d.sync += [address.eq(following.following), index.eq(index + 1)]
-                    with m.If(request.payload.last):
-                        m.d.sync += index.eq(0)
+                m.d.comb += [bus.enable.eq(on_bus), store.en.eq(is_read & bus.ack)]
+                with m.If(bus.ack | ~on_bus):
+                    m.d.sync += refused.eq(Mux(on_bus, bus.error, was_refused))
+                    m.next = "NEXT"
+            with m.State("NEXT"):
+                m.d.comb += request.ready.eq(is_write)
+                m.d.sync += index.eq(index + 1)
+                m.next = "WORD"
+                with m.If(is_final | refused):
+                    m.d.sync += index.eq(0)
+                    m.next = "ANSWER"
+                    with m.If(is_write):
                         m.next = "WRITTEN"
                 with m.If(refused):
                     # The address stays for the answer.
-                    m.d.sync += [
-                        address.eq(address),
-                        outcome.failed.eq(1),
-                        outcome.index.eq(index),
-                        *reply_with(Kind.ERROR, 1),
-                    ]
-                    m.next = "WRITTEN"
-                    with m.If(~request.payload.last):
+                    m.d.sync += [outcome.failed.eq(1), outcome.index.eq(index), kind.eq(Kind.ERROR)]
+                    with m.If(is_read):
+                        m.next = "REFUSE"
+                    with m.Elif(~is_final):
                         m.next = "SKIP"
+                with m.Else():
+                    m.d.sync += address.eq(following.following)
             with m.State("SKIP"):
                 m.d.comb += request.ready.eq(1)
                 with m.If(request.valid & request.payload.last):
                     m.next = "WRITTEN"
-                    with m.If(reply.kind == Kind.NAK):
-                        m.next = "REPLY"
+                    with m.If(kind == Kind.NAK):
+                        m.next = "ANSWER"
             with m.State("WRITTEN"):
-                m.d.comb += [
-                    outcomes.write.data.index.eq(outcome.index),
-                    outcomes.write.data.failed.eq(reply.kind == Kind.ERROR),
-                    outcomes.write.en.eq(1),
-                ]
-                m.next = "REPLY"
-                with m.If(reply.kind == Kind.ERROR):
+                m.d.comb += outcomes.write.en.eq(1)
+                m.next = "ANSWER"
+                with m.If(is_error):
                     m.next = "REFUSE"
-            with m.State("READ"):
-                m.d.comb += [bus.enable.eq(1), store.en.eq(bus.ack)]
-                with m.If(bus.ack):
-                    m.d.sync += [address.eq(following.following), index.eq(index + 1)]
-                    with m.If(index + 1 == header.count):
-                        m.d.sync += index.eq(0)
-                        m.next = "REPLY"
-                    with m.If(bus.error):
-                        m.d.sync += [address.eq(address), *reply_with(Kind.ERROR, 1)]
-                        m.next = "REFUSE"
             with m.State("REFUSE"):
                 # The words of an answer come from the buffer: this one is the address.
                 m.d.comb += [store.en.eq(1), store.data.eq(address)]
+                m.next = "ANSWER"
+            with m.State("ANSWER"):
+                m.d.sync += last.eq(~is_error & (~is_data | is_bare))
                 m.next = "REPLY"
-            with m.State("REPLY"), m.If(~loaded.sink.valid):
-                # The last word of the answer before has left.
-                m.d.comb += [
-                    answer.valid.eq(1),
-                    answer.payload.word.eq(reply),
-                    answer.payload.last.eq(reply.count == 0),
-                ]
+            with m.State("REPLY"):
+                m.d.comb += [answer.valid.eq(1), answer.payload.word.eq(reply)]
                 with m.If(answer.ready):
-                    m.d.sync += index.eq(1)
-                    m.next = "WORDS"
-                    with m.If(reply.count == 0):
+                    m.next = "FETCH"
+                    with m.If(last):
                         m.next = "HEADER"
+            with m.State("FETCH"):
+                m.d.sync += last.eq(final | is_error)
+                m.next = "WORDS"
             with m.State("WORDS"):
-                m.d.comb += loaded.source.valid.eq(1)
-                with m.If(loaded.source.ready):
+                m.d.comb += answer.valid.eq(1)
+                with m.If(answer.ready):
                     m.d.sync += index.eq(index + 1)
-                    with m.If(loaded.source.payload.last):
+                    m.next = "FETCH"
+                    with m.If(last):
                         m.next = "HEADER"
         return m
 
@@ -288,23 +294,17 @@ class CommandPort(wiring.Component):
         m.submodules.transmitter = transmitter = PacketTransmitter()
         m.submodules.encoder = encoder = CobsEncoder(packet_bytes=RESPONSE_BYTES_MAX)
         connect(m, flipped(self.rx), received.source)
-        m.submodules.coded = coded = StreamRegister(shape=unsigned(8))
-        m.submodules.words = words = StreamRegister(shape=REQUEST_WORD)
         m.submodules.packets = packets = StreamRegister(shape=PACKET_WORD)
-        m.submodules.bytes = bytes_ = StreamRegister(shape=PACKET_BYTE)
-        connect(m, received.sink, coded.source)
-        connect(m, coded.sink, decoder.frame)
+        connect(m, received.sink, decoder.frame)
         connect(m, decoder.packet, receiver.frame)
-        connect(m, receiver.request, words.source)
-        connect(m, words.sink, executor.request)
+        connect(m, receiver.request, executor.request)
         connect(m, executor.bus, flipped(self.bus))
         connect(m, flipped(self.events), event_buffer.event)
         connect(m, executor.answer, multiplexer.first)
         connect(m, event_buffer.packet, multiplexer.second)
         connect(m, multiplexer.packet, packets.source)
         connect(m, packets.sink, transmitter.packet)
-        connect(m, transmitter.data, bytes_.source)
-        connect(m, bytes_.sink, encoder.packet)
+        connect(m, transmitter.data, encoder.packet)
         connect(m, encoder.frame, flipped(self.tx))
         return m
 

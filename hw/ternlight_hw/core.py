@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module
+from amaranth import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -101,17 +101,17 @@ class Core(wiring.Component):
         connect(m, steering.gate, gate.results)
         connect(m, steering.sampler, sampler.logits)
 
-        # Counters.
-        m.d.comb += registers.count.eq(
-            progress_counts(done=sequencer.done)
-            | wait_causes(
-                running=sessions.running,
-                in_token=sequencer.running,
-                busy=engine.busy,
-                starved=engine.starved,
-                sampling=sequencer.sampling,
-                waiting_scalar=sequencer.waiting_scalar,
-                blocked=sessions.blocked,
-            )
-        )
+        # Counters, two cycles late: they hear of units in every corner.
+        conditions = {
+            "running": sessions.running,
+            "in_token": sequencer.running,
+            "busy": engine.busy,
+            "starved": engine.starved,
+            "sampling": sequencer.sampling,
+            "waiting_scalar": sequencer.waiting_scalar,
+            "blocked": sessions.blocked,
+        }
+        heard = {name: Signal(name=f"heard_{name}") for name in conditions}
+        m.d.sync += [heard[name].eq(condition) for name, condition in conditions.items()]
+        m.d.sync += registers.count.eq(progress_counts(done=sequencer.done) | wait_causes(**heard))
         return m

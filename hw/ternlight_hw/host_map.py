@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Signal
+from amaranth import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -22,10 +22,10 @@ SESSION_WINDOWS = (Window.SESSIONS, Window.PROMPTS, Window.TOKENS)
 class HostMap(wiring.Component):
     """Target of the HostBus: one word at a time.
 
-    Cycles: 2 for an error and for a word of PROGRAM, GAINS or STORE; 3 to write and 4 to read a word of STATES; a
-    register or a word of a session takes one more than behind the map. The wide memories belong to the fabric while a
-    token is in progress (`hold`): their words wait. PROGRAM, GAINS and STORE are written only, and read as an error;
-    so is every address beyond a window.
+    Cycles: 3 for an error, 4 to write a word of a wide memory and 6 to read one of STATES; a register or a word of a
+    session takes 3 more than behind the map. The wide memories belong to the fabric while a token is in progress
+    (`hold`): their words wait. PROGRAM, GAINS and STORE are written only, and read as an error; so is every address
+    beyond a window. The answers come from flip-flops.
 
     Parameters: geometry, session_offset_bits.
     Members:
@@ -76,18 +76,19 @@ class HostMap(wiring.Component):
             self.sessions.write_data.eq(self.bus.write_data),
             self.states_read.address.eq(offset >> state_column_bits),
         ]
-        inside = Signal()
-        with m.Switch(window):
-            with m.Case(Window.REGISTERS):
-                m.d.comb += inside.eq(offset < 1 << OFFSET_BITS)
-            for name in LOADED + SESSION_WINDOWS:
-                with m.Case(name):
-                    bits = column_bits(columns[name])
-                    m.d.comb += inside.eq(((offset >> bits) < self.depths[name]) & (offset[:bits] < columns[name]))
+        # One bit per window, of the address of a cycle before: it stands still from the first cycle of an access on.
+        inside = {window: Signal(name=f"in_{window.name.lower()}") for window in Window}
+        m.d.sync += inside[Window.REGISTERS].eq((window == Window.REGISTERS) & (offset < 1 << OFFSET_BITS))
+        for name in LOADED + SESSION_WINDOWS:
+            bits = column_bits(columns[name])
+            row, column = offset >> bits, offset[:bits]
+            m.d.sync += inside[name].eq((window == name) & (row < self.depths[name]) & (column < columns[name]))
+        loads = Signal()  # a word of a wide memory is written as soon as the fabric leaves it
         for name in LOADED:
             port = getattr(self, name.name.lower())
             bits = column_bits(columns[name])
             m.d.comb += [
+                port.enable.eq(inside[name] & loads & ~self.hold),
                 port.address.eq(offset >> bits),
                 port.column.eq(offset[:bits]),
                 port.data.eq(self.bus.write_data),
@@ -95,57 +96,45 @@ class HostMap(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"), m.If(self.bus.enable):
-                m.next = "ERROR"
-                with m.If(inside), m.Switch(window):
-                    with m.Case(Window.REGISTERS):
-                        m.next = "REGISTERS"
-                    with m.Case(*SESSION_WINDOWS):
-                        m.next = "SESSIONS"
-                    with m.Case(Window.STATES):
-                        m.next = "STATES"
-                    with m.Default(), m.If(self.bus.write):
-                        m.next = "LOAD"
-            with m.State("ERROR"):
-                m.d.comb += [self.bus.ack.eq(1), self.bus.error.eq(1)]
-                m.next = "IDLE"
-            with m.State("REGISTERS"):
-                m.d.comb += [
-                    self.registers.enable.eq(1),
-                    self.bus.ack.eq(self.registers.ack),
-                    self.bus.read_data.eq(self.registers.read_data),
-                    self.bus.error.eq(self.registers.error),
-                ]
-                with m.If(self.bus.ack):
-                    m.next = "IDLE"
-            with m.State("SESSIONS"):
-                m.d.comb += [
-                    self.sessions.enable.eq(1),
-                    self.bus.ack.eq(self.sessions.ack),
-                    self.bus.read_data.eq(self.sessions.read_data),
-                ]
-                with m.If(self.bus.ack):
-                    m.next = "IDLE"
-            with m.State("LOAD"), m.If(~self.hold):
-                m.d.comb += self.bus.ack.eq(1)
-                with m.Switch(window):
-                    for name in LOADED:
-                        with m.Case(name):
-                            m.d.comb += getattr(self, name.name.lower()).enable.eq(1)
-                m.next = "IDLE"
-            with m.State("STATES"):
-                with m.If(self.bus.write):
+                m.next = "DECIDE"
+            with m.State("DECIDE"):
+                m.d.sync += self.bus.error.eq(0)
+                with m.If(inside[Window.REGISTERS]):
+                    m.next = "REGISTERS"
+                with m.Elif(Cat(inside[name] for name in SESSION_WINDOWS).any()):
+                    m.next = "SESSIONS"
+                with m.Elif(self.bus.write & Cat(inside[name] for name in LOADED).any()):
                     m.next = "LOAD"
-                with m.Elif(~self.hold):
-                    m.d.comb += self.states_read.enable.eq(1)
-                    m.next = "STATES_WAIT"
+                with m.Elif(inside[Window.STATES]):
+                    m.next = "STATES"
+                with m.Else():
+                    m.d.sync += self.bus.error.eq(1)
+                    m.next = "ACK"
+            with m.State("REGISTERS"):
+                m.d.comb += self.registers.enable.eq(1)
+                m.d.sync += [self.bus.read_data.eq(self.registers.read_data), self.bus.error.eq(self.registers.error)]
+                with m.If(self.registers.ack):
+                    m.next = "ACK"
+            with m.State("SESSIONS"):
+                m.d.comb += self.sessions.enable.eq(1)
+                m.d.sync += self.bus.read_data.eq(self.sessions.read_data)
+                with m.If(self.sessions.ack):
+                    m.next = "ACK"
+            with m.State("LOAD"):
+                m.d.comb += loads.eq(1)
+                with m.If(~self.hold):
+                    m.next = "ACK"
+            with m.State("STATES"), m.If(~self.hold):
+                m.d.comb += self.states_read.enable.eq(1)
+                m.next = "STATES_WAIT"
             with m.State("STATES_WAIT"):
                 # The memory is registered: its stages advance with the enable.
                 m.d.comb += self.states_read.enable.eq(1)
                 m.next = "STATES_READ"
             with m.State("STATES_READ"):
-                m.d.comb += [
-                    self.bus.ack.eq(1),
-                    self.bus.read_data.eq(self.states_read.data.word_select(state_column, 32)),
-                ]
+                m.d.sync += self.bus.read_data.eq(self.states_read.data.word_select(state_column, 32))
+                m.next = "ACK"
+            with m.State("ACK"):
+                m.d.comb += self.bus.ack.eq(1)
                 m.next = "IDLE"
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Signal, unsigned
+from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
@@ -52,8 +52,8 @@ class RequestReceiver(wiring.Component):
     A frame is good if its bytes make whole words, its length is that of its header (two words and the CRC, and for
     WRITE `count` data words, at most MAX_DATA_WORDS) and its CRC is right. Any other frame gives one corrupt word.
 
-    Throughput: one byte per cycle in; then, with the input waiting, one word per cycle out.
-    Latency: the first word follows the end of the frame by 3 cycles.
+    Throughput: one byte per cycle in; then, with the input waiting, one word per two cycles out.
+    Latency: the first word follows the end of the frame by 5 cycles. Both sides' handshakes come from flip-flops.
     Members: frame (In, stream of DECODED), request (Out, stream of REQUEST_WORD).
     """
 
@@ -66,60 +66,66 @@ class RequestReceiver(wiring.Component):
         m.submodules.memory = memory = SmallMemory(shape=unsigned(WORD_BITS), depth=REQUEST_WORDS_MAX)
         write, read = memory.write, memory.read
         item = self.frame.payload
-        header = Signal(HEADER)
         lane = Signal(range(WORD_BYTES))  # place of the next byte in its word
-        words = Signal(range(REQUEST_WORDS_MAX + CRC_WORDS + 1))  # whole words so far
-        overlong, broken, good = Signal(), Signal(), Signal()
-        expected = Signal(17)
+        words = Signal(range(REQUEST_WORDS_MAX + CRC_WORDS + 1))  # whole words so far; then the index of the last one
+        overlong, broken = Signal(), Signal()
         word = Signal(WORD_BITS - 8)  # the bytes before the last one of a word
-        index = Signal(range(REQUEST_WORDS_MAX + 1))
+        index = Signal(range(REQUEST_WORDS_MAX))
+        last = Signal()
         m.d.comb += [
             crc.data.eq(item.data),
             crc.valid.eq(self.frame.valid & self.frame.ready & ~item.end),
             write.addr.eq(words),
             write.data.eq(Cat(word, item.data)),
             read.addr.eq(index),
-            read.en.eq(self.request.ready),
             self.request.payload.word.eq(read.data),
-            expected.eq(REQUEST_HEADER_WORDS + CRC_WORDS),
+            self.request.payload.last.eq(last),
         ]
-        with m.If(header.kind == Op.WRITE):
-            m.d.comb += expected.eq(header.count + REQUEST_HEADER_WORDS + CRC_WORDS)
-        m.d.comb += good.eq((words == expected) & (lane == 0) & ~overlong & ~broken & crc.match_detected)
+        # Found a step a cycle, while a frame is waited for and judged: `index` is that of its header then.
+        header = data.View(HEADER, read.data)
+        complete, expected, plausible, good = Signal(), Signal.like(words), Signal(), Signal()
+        is_write = header.kind == Op.WRITE
+        m.d.sync += [
+            complete.eq(words == REQUEST_WORDS_MAX + CRC_WORDS),
+            expected.eq(Mux(is_write, header.count[: len(words)], 0) + REQUEST_HEADER_WORDS + CRC_WORDS),
+            plausible.eq(~is_write | (header.count <= MAX_DATA_WORDS)),
+            good.eq(plausible & (words == expected) & (lane == 0) & ~overlong & ~broken & crc.match_detected),
+        ]
 
         with m.FSM():
             with m.State("RECEIVE"):
                 m.d.comb += self.frame.ready.eq(1)
                 with m.If(self.frame.valid & item.end):
                     m.d.sync += broken.eq(item.error)
-                    m.next = "CHECK"
+                    m.next = "HEADER"
                 with m.Elif(self.frame.valid):
                     m.d.sync += [lane.eq(lane + 1), word.eq(Cat(word[8:], item.data))]
-                    with m.If(words == REQUEST_WORDS_MAX + CRC_WORDS):
+                    with m.If(complete):
+                        # A single byte too many is found by its lane.
                         m.d.sync += overlong.eq(1)
                     with m.Elif(lane == WORD_BYTES - 1):
                         # Beyond the longest request there is only its CRC, of which nothing is kept.
                         m.d.comb += write.en.eq(words != REQUEST_WORDS_MAX)
                         m.d.sync += words.eq(words + 1)
-                        with m.If(words == 0):
-                            m.d.sync += header.eq(write.data)
+            with m.State("HEADER"):
+                m.next = "LENGTH"
+            with m.State("LENGTH"):
+                m.next = "CHECK"
             with m.State("CHECK"):
-                m.d.comb += [crc.start.eq(1), read.en.eq(1)]
-                m.d.sync += [
-                    index.eq(1),
-                    words.eq(words - CRC_WORDS),
-                    lane.eq(0),
-                    overlong.eq(0),
-                    header.eq(0),
-                ]
-                m.next = "REPLAY"
+                m.d.comb += crc.start.eq(1)
+                m.d.sync += [words.eq(words - CRC_WORDS - 1), lane.eq(0), overlong.eq(0)]
+                m.next = "FETCH"
                 with m.If(~good):
                     m.next = "CORRUPT"
-            with m.State("REPLAY"):
-                m.d.comb += [self.request.valid.eq(1), self.request.payload.last.eq(index == words)]
+            with m.State("FETCH"):
+                m.d.sync += last.eq(index == words)
+                m.next = "OFFER"
+            with m.State("OFFER"):
+                m.d.comb += self.request.valid.eq(1)
                 with m.If(self.request.ready):
                     m.d.sync += index.eq(index + 1)
-                    with m.If(self.request.payload.last):
+                    m.next = "FETCH"
+                    with m.If(last):
                         m.d.sync += [index.eq(0), words.eq(0)]
                         m.next = "RECEIVE"
             with m.State("CORRUPT"):
@@ -129,7 +135,7 @@ class RequestReceiver(wiring.Component):
                     self.request.payload.corrupt.eq(1),
                 ]
                 with m.If(self.request.ready):
-                    m.d.sync += [index.eq(0), words.eq(0)]
+                    m.d.sync += words.eq(0)
                     m.next = "RECEIVE"
         return m
 
@@ -138,7 +144,8 @@ class EventBuffer(wiring.Component):
     """Holds one EVENT while the wire is busy, and puts its header before it.
 
     `event` is ready only while the buffer is empty or filling: an event that has begun passes at one word per cycle,
-    up to EVENT_WORDS_MAX words. The packet is offered from the second cycle after the event's last word.
+    up to EVENT_WORDS_MAX words. The packet is offered from the second cycle after the event's last word, and takes two
+    cycles per word.
 
     Members: event (In, stream of PACKET_WORD), packet (Out, stream of PACKET_WORD).
     """
@@ -150,8 +157,9 @@ class EventBuffer(wiring.Component):
         m = Module()
         m.submodules.memory = memory = SmallMemory(shape=unsigned(WORD_BITS), depth=EVENT_WORDS_MAX)
         write, read = memory.write, memory.read
-        count = Signal(range(EVENT_WORDS_MAX + 1))
-        index = Signal(range(EVENT_WORDS_MAX + 1))
+        count = Signal(range(EVENT_WORDS_MAX + 1))  # words that wait
+        index = Signal(range(EVENT_WORDS_MAX))
+        final = Signal()
         header = Signal(HEADER)
         m.d.comb += [
             header.kind.eq(Kind.EVENT),
@@ -159,7 +167,6 @@ class EventBuffer(wiring.Component):
             write.addr.eq(count),
             write.data.eq(self.event.payload.word),
             read.addr.eq(index),
-            read.en.eq(self.packet.ready),
             self.packet.payload.word.eq(read.data),
         ]
         with m.FSM():
@@ -172,14 +179,17 @@ class EventBuffer(wiring.Component):
             with m.State("HEADER"):
                 m.d.comb += [self.packet.valid.eq(1), self.packet.payload.word.eq(header)]
                 with m.If(self.packet.ready):
-                    m.d.sync += index.eq(1)
-                    m.next = "WORDS"
-            with m.State("WORDS"):
-                m.d.comb += [self.packet.valid.eq(1), self.packet.payload.last.eq(index == count)]
+                    m.next = "FETCH"
+            with m.State("FETCH"):
+                m.d.sync += [final.eq(count == 1), count.eq(count - 1)]
+                m.next = "OFFER"
+            with m.State("OFFER"):
+                m.d.comb += [self.packet.valid.eq(1), self.packet.payload.last.eq(final)]
                 with m.If(self.packet.ready):
                     m.d.sync += index.eq(index + 1)
-                    with m.If(self.packet.payload.last):
-                        m.d.sync += [index.eq(0), count.eq(0)]
+                    m.next = "FETCH"
+                    with m.If(final):
+                        m.d.sync += index.eq(0)
                         m.next = "FILL"
         return m
 
@@ -222,7 +232,7 @@ class PacketMultiplexer(wiring.Component):
 class PacketTransmitter(wiring.Component):
     """Packets to bytes, low byte of a word first, with the CRC after the last word.
 
-    Throughput: one byte per cycle, with one cycle between packets. Latency 0.
+    Throughput: one byte per two cycles, with one cycle between packets. Latency 1 cycle; the output is from flip-flops.
     Members: packet (In, stream of PACKET_WORD), data (Out, stream of PACKET_BYTE).
     """
 
@@ -233,33 +243,31 @@ class PacketTransmitter(wiring.Component):
         m = Module()
         m.submodules.crc = crc = crc32()
         lane = Signal(range(WORD_BYTES))
-        final = Signal()
-        byte = self.packet.payload.word.word_select(lane, 8)
-        m.d.comb += [
-            final.eq(lane == WORD_BYTES - 1),
-            crc.data.eq(byte),
-            self.data.payload.data.eq(byte),
-        ]
-        with m.If(self.data.valid & self.data.ready):
-            m.d.sync += lane.eq(lane + 1)
+        final, byte = Signal(), self.data.payload
+        m.d.comb += [final.eq(lane == WORD_BYTES - 1), crc.data.eq(byte.data)]
         with m.FSM():
-            with m.State("WORDS"):
-                m.d.comb += [
-                    self.data.valid.eq(self.packet.valid),
-                    self.packet.ready.eq(self.data.ready & final),
-                    crc.valid.eq(self.data.valid & self.data.ready),
-                ]
-                with m.If(self.packet.valid & self.packet.ready & self.packet.payload.last):
-                    m.next = "CRC"
+            with m.State("WORD"), m.If(self.packet.valid):
+                m.d.sync += [byte.data.eq(self.packet.payload.word.word_select(lane, 8)), byte.last.eq(0)]
+                m.next = "WORD_BYTE"
+            with m.State("WORD_BYTE"):
+                m.d.comb += self.data.valid.eq(1)
+                with m.If(self.data.ready):
+                    m.d.comb += [crc.valid.eq(1), self.packet.ready.eq(final)]
+                    m.d.sync += lane.eq(lane + 1)
+                    m.next = "WORD"
+                    with m.If(final & self.packet.payload.last):
+                        m.next = "CRC"
             with m.State("CRC"):
-                m.d.comb += [
-                    self.data.payload.data.eq(crc.crc.word_select(lane, 8)),
-                    self.data.payload.last.eq(final),
-                    self.data.valid.eq(1),
-                ]
-                with m.If(self.data.ready & final):
-                    m.next = "RESTART"
+                m.d.sync += [byte.data.eq(crc.crc.word_select(lane, 8)), byte.last.eq(final)]
+                m.next = "CRC_BYTE"
+            with m.State("CRC_BYTE"):
+                m.d.comb += self.data.valid.eq(1)
+                with m.If(self.data.ready):
+                    m.d.sync += lane.eq(lane + 1)
+                    m.next = "CRC"
+                    with m.If(final):
+                        m.next = "RESTART"
             with m.State("RESTART"):
                 m.d.comb += crc.start.eq(1)
-                m.next = "WORDS"
+                m.next = "WORD"
         return m

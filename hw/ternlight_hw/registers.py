@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -34,9 +34,9 @@ class RegisterBus(wiring.Signature):
 
 
 class Registers(wiring.Component):
-    """Serves abi.Register; reads and writes take two cycles, a write of COMMAND as long as the command.
+    """Serves abi.Register; reads and writes take three cycles, a write of COMMAND one more than the command waits.
 
-    A read of a counter's low word takes from 4 to len(Counter) + 3 cycles, and gives the count up to the fourth cycle
+    A read of a counter's low word takes from 5 to len(Counter) + 4 cycles, and gives the count up to the fourth cycle
     before its `ack`.
 
     Parameters: geometry, build_id.
@@ -79,43 +79,50 @@ class Registers(wiring.Component):
         offset = self.bus.offset
         m.d.comb += [counters.count.eq(self.count), counters.index.eq((offset - Register.COUNTERS) >> 1)]
 
-        # A table of constants alone becomes a few gates per bit.
+        # First step: a table of constants alone becomes a few gates per bit, and a bit says which register it is.
         constant = Signal(32)
+        m.d.sync += constant.eq(0)
         with m.Switch(offset):
             for place, word in constants.items():
                 with m.Case(place):
-                    m.d.comb += constant.eq(word)
-        value = Signal(32)
-        known = Signal()
-        with m.Switch(offset):
-            for place, register in writable.items():
-                with m.Case(place):
-                    m.d.comb += [known.eq(1), value.eq(register)]
-            with m.Case(Register.RESULT):
-                m.d.comb += [known.eq(1), value.eq(self.result)]
-            with m.Case(*lows):
-                m.d.comb += [known.eq(1), value.eq(counters.total)]
-            with m.Case(*highs):
-                m.d.comb += [known.eq(1), value.eq(counters.total[32:])]
-            with m.Case(Register.COMMAND, *constants):
-                m.d.comb += [known.eq(1), value.eq(constant)]
+                    m.d.sync += constant.eq(word)
 
+        def found(name, *places):
+            hit = Signal(name=f"is_{name}")
+            m.d.sync += hit.eq(Cat(offset == place for place in places).any())
+            return hit
+
+        is_written = {place: found(place.name.lower(), place) for place in writable}
+        is_result, is_command = found("result", Register.RESULT), found("command", Register.COMMAND)
+        is_low, is_high, is_constant = found("low", *lows), found("high", *highs), found("constant", *constants)
+
+        # Second step.
+        values = [(is_written[place], register) for place, register in writable.items()]
+        values += [(is_result, self.result), (is_low, counters.total[:32]), (is_high, counters.total[32:])]
+        value = constant
+        for hit, word in values:
+            value |= Mux(hit, word, 0)
+        m.d.sync += [
+            self.bus.read_data.eq(value),
+            self.bus.error.eq(~(is_constant | is_command | Cat(hit for hit, _ in values).any())),
+        ]
         m.d.comb += [
             self.command.payload.op.eq(self.bus.write_data),
             self.command.payload.slot.eq(self.bus.write_data[8:]),
         ]
-        m.d.sync += [self.bus.read_data.eq(value), self.bus.error.eq(~known)]
         with m.FSM():
             with m.State("IDLE"), m.If(self.bus.enable):
+                m.next = "DECIDE"
+            with m.State("DECIDE"):
                 m.next = "ACK"
-                with m.Switch(offset):
+                with m.If(self.bus.write):
                     for place, register in writable.items():
-                        with m.Case(place), m.If(self.bus.write):
+                        with m.If(is_written[place]):
                             m.d.sync += register.eq(self.bus.write_data)
-                    with m.Case(Register.COMMAND), m.If(self.bus.write):
+                    with m.If(is_command):
                         m.next = "COMMAND"
-                    with m.Case(*lows), m.If(~self.bus.write):
-                        m.next = "COUNTER"
+                with m.Elif(is_low):
+                    m.next = "COUNTER"
             with m.State("COMMAND"):
                 m.d.comb += self.command.valid.eq(1)
                 with m.If(self.command.ready):

@@ -25,6 +25,9 @@ from ternlight.ufloat import EXPONENT_BITS, EXPONENT_MAX, EXPONENT_MIN, MANTISSA
 
 from .layouts import REGISTER, WRITEBACK, scalar_command
 from .pipeline import Flow, Pipeline
+from .vector.arithmetic import named
+from .vector.chain import carry_sum
+from .vector.multiplier import multiplied
 
 FROM_TABLE = (ScalarOp.RECIP, ScalarOp.RSQRT, ScalarOp.QSCALE)
 
@@ -32,21 +35,20 @@ _WIDE_EXPONENT = signed(EXPONENT_BITS + 2)
 """Holds every exponent before its limits are applied."""
 
 _ENTRY = data.StructLayout({"base": unsigned(BASE_BITS), "slope": unsigned(SLOPE_BITS)})
+_DISTANCE_BITS = (MANTISSA_BITS - 1).bit_length()
 _ALIGNED = data.StructLayout(
     {
         "is_mul": 1,
         "target": REGISTER,
         "big": unsigned(MANTISSA_BITS),
         "small": unsigned(MANTISSA_BITS),
-        "distance": range(MANTISSA_BITS + 1),
-        "product": unsigned(2 * MANTISSA_BITS),
+        "distance": unsigned(_DISTANCE_BITS),
+        "far": 1,  # nothing of `small` counts
         "exponent": _WIDE_EXPONENT,
     }
 )
-_TOTAL = data.StructLayout(
-    {"target": REGISTER, "mantissa": unsigned(MANTISSA_BITS + 1), "exponent": _WIDE_EXPONENT, "zero": 1}
-)
-"""A result before its limits; `zero`: of an operand of zero."""
+_TOTAL = data.StructLayout({"target": REGISTER, "mantissa": unsigned(MANTISSA_BITS + 1), "exponent": _WIDE_EXPONENT})
+"""A result before its limits."""
 
 
 class ScalarUnit(wiring.Component):
@@ -76,31 +78,41 @@ class ScalarUnit(wiring.Component):
         accept = self.command.valid & self.command.ready
         m.d.comb += self.command.ready.eq(~looked_up)
         m.d.sync += looked_up.eq(accept & table)
-        calculated, computed = self._calculate(m, accept & ~table)
-        interpolated, difference = self._interpolate(m, accept & table)
+        calculated, computed = self._calculate(m, platform, accept & ~table)
+        interpolated, difference, difference_zero = self._interpolate(m, accept & table)
 
         # Limits: the carry moves the exponent, which saturates above its range and makes zero below.
         valid = calculated | interpolated
-        total = Signal(_TOTAL)
-        m.d.comb += total.eq(Mux(interpolated, difference, computed))
-        carry = total.mantissa[-1]
-        exponent = Signal(_WIDE_EXPONENT)
-        m.d.comb += exponent.eq(total.exponent + carry)
+        total, carry = Signal(_TOTAL), computed.mantissa[-1]  # an interpolated result has none
+        moved, over, none = Signal(_WIDE_EXPONENT), Signal(), Signal()
+        m.d.comb += [
+            total.eq(Mux(interpolated, difference, computed)),
+            moved.eq(computed.exponent + carry),
+            # Of both ways before the choice between them.
+            over.eq(Mux(interpolated, difference.exponent > EXPONENT_MAX, moved > EXPONENT_MAX)),
+            none.eq(
+                Mux(
+                    interpolated,
+                    named(m, difference_zero | (difference.exponent < EXPONENT_MIN)),
+                    named(m, computed.mantissa == 0) | (moved < EXPONENT_MIN),
+                )
+            ),
+        ]
         value = self.result.payload.value
         m.d.sync += self.result.valid.eq(valid)
         with m.If(valid):
             m.d.sync += [
                 self.result.payload.target.eq(total.target),
-                value.mantissa.eq(Mux(carry, total.mantissa[1:], total.mantissa)),
-                value.exponent.eq(exponent),
+                value.mantissa.eq(Mux(carry & ~interpolated, total.mantissa[1:], total.mantissa)),
+                value.exponent.eq(Mux(interpolated, difference.exponent, moved)),
             ]
-            with m.If(exponent > EXPONENT_MAX):
+            with m.If(over):
                 m.d.sync += [value.mantissa.eq(MANTISSA_MAX), value.exponent.eq(EXPONENT_MAX)]
-            with m.If(total.zero | (total.mantissa == 0) | (exponent < EXPONENT_MIN)):
+            with m.If(none):
                 m.d.sync += [value.mantissa.eq(0), value.exponent.eq(0)]
         return m
 
-    def _calculate(self, m, start):
+    def _calculate(self, m, platform, start):
         """ADD and MUL up to the limits."""
         operands_valid, aligned_valid, total_valid = Signal(), Signal(), Signal()
         m.d.sync += [operands_valid.eq(start), aligned_valid.eq(operands_valid), total_valid.eq(aligned_valid)]
@@ -108,46 +120,46 @@ class ScalarUnit(wiring.Component):
         with m.If(start):
             m.d.sync += operands.eq(self.command.payload)
 
+        # The distance both ways at once: which one counts is known late. A negative one is of an operand of zero.
         a, b = operands.a, operands.b
-        swap = Signal()
-        apart = Signal(signed(EXPONENT_BITS + 1))
-        m.d.comb += [
-            swap.eq(((a.exponent < b.exponent) & (b.mantissa != 0)) | (a.mantissa == 0)),
-            apart.eq(a.exponent - b.exponent),
-        ]
-        # Both ways at once: the choice comes late. Negative only if the operand to shift is zero.
-        distances = [
-            Mux(away > MANTISSA_BITS, MANTISSA_BITS, away[: range(MANTISSA_BITS + 1).stop.bit_length() - 1])
-            for away in (apart, -apart)
-        ]
+        is_mul = operands.op == ScalarOp.MUL
+        ahead, behind = (named(m, difference) for difference in (a.exponent - b.exponent, b.exponent - a.exponent))
+        swap = named(m, (ahead[-1] & (b.mantissa != 0)) | (a.mantissa == 0))
+        product = multiplied(m, platform, a.mantissa, b.mantissa, enable=operands_valid)
         with m.If(operands_valid):
             m.d.sync += [
-                aligned.is_mul.eq(operands.op == ScalarOp.MUL),
+                aligned.is_mul.eq(is_mul),
                 aligned.target.eq(operands.target),
                 aligned.big.eq(Mux(swap, b.mantissa, a.mantissa)),
                 aligned.small.eq(Mux(swap, a.mantissa, b.mantissa)),
-                aligned.distance.eq(Mux(swap, distances[1], distances[0])),
-                aligned.product.eq(a.mantissa * b.mantissa),
+                aligned.distance.eq(Mux(swap, behind, ahead)[:_DISTANCE_BITS]),
+                aligned.far.eq(Mux(swap, behind[_DISTANCE_BITS:].any(), ahead[_DISTANCE_BITS:].any()) | is_mul),
+                aligned.exponent.eq(Mux(is_mul, a.exponent + b.exponent, Mux(swap, b.exponent, a.exponent))),
             ]
-            with m.If(operands.op == ScalarOp.MUL):
-                m.d.sync += aligned.exponent.eq(a.exponent + b.exponent + MANTISSA_BITS - 1)
-            with m.Else():
-                m.d.sync += aligned.exponent.eq(Mux(swap, b.exponent, a.exponent))
 
-        product, top = aligned.product, aligned.product[-1]
-        rounded = Mux(top, product >> MANTISSA_BITS, product >> MANTISSA_BITS - 1) + Mux(
-            top, product[MANTISSA_BITS - 1], product[MANTISSA_BITS - 2]
+        # One adder for both: of MUL it rounds.
+        top = product[-1]
+        floor = Mux(top, product >> MANTISSA_BITS, product >> MANTISSA_BITS - 1)
+        half = Mux(top, product[MANTISSA_BITS - 1], product[MANTISSA_BITS - 2])
+        first, small = Signal(MANTISSA_BITS + 1), Signal(MANTISSA_BITS + 1)
+        m.d.comb += [
+            first.eq(Mux(aligned.is_mul, floor, aligned.big)),
+            small.eq(aligned.small >> aligned.distance),
+        ]
+        mantissa = carry_sum(
+            m, platform, first, lambda small, far: small & ~far, small, aligned.far, carry=half & aligned.is_mul
         )
+        points = Mux(aligned.is_mul, Mux(top, MANTISSA_BITS, MANTISSA_BITS - 1), 0)
         with m.If(aligned_valid):
             m.d.sync += [
                 total.target.eq(aligned.target),
-                total.exponent.eq(aligned.exponent + (top & aligned.is_mul)),
-                total.mantissa.eq(Mux(aligned.is_mul, rounded, aligned.big + (aligned.small >> aligned.distance))),
+                total.exponent.eq(aligned.exponent + points),
+                total.mantissa.eq(mantissa),
             ]
         return total_valid, total
 
     def _interpolate(self, m, start):
-        """RECIP, RSQRT and QSCALE up to the limits."""
+        """RECIP, RSQRT and QSCALE up to the limits; returns also whether the operand was zero."""
         m.submodules.table = memory = Memory(
             shape=_ENTRY, depth=len(TABLE), init=[{"base": base, "slope": slope} for base, slope in TABLE]
         )
@@ -189,5 +201,6 @@ class ScalarUnit(wiring.Component):
         base, product = stage(base=base, product=slope * position)
         (mantissa,) = stage(mantissa=(base - (product >> POSITION_BITS))[GUARD_BITS : GUARD_BITS + MANTISSA_BITS])
         total = Signal(_TOTAL, name="interpolated")
+        zero = beside.pop("zero")
         m.d.comb += [total[name].eq(value) for name, value in {"mantissa": mantissa, **beside}.items()]
-        return pipe.valid, total
+        return pipe.valid, total, zero

@@ -36,8 +36,8 @@ COMMAND = data.StructLayout({"op": 8, "slot": 8})
 
 _WORD_BITS = ceil_log2(SESSION_WORDS)
 _READ_CYCLES = 2
-_LOAD_SETTLES = 1
-"""Cycles, less one, from the last word of a record to what is derived from it."""
+_SETTLES = 1
+"""Cycles, less one, from a change of the record or of the masks to what is derived from it."""
 
 
 class Task(enum.Enum):
@@ -57,7 +57,7 @@ class Sessions(wiring.Component):
 
     One state machine does one task at a time on one record: it starts or aborts a session, gives the next token of a
     session to the sequencer, files what came back, tells the host of new tokens, or serves a word to the bus (every
-    other turn, if it wants). A task takes some 25 to 35 cycles, an event 3 more per token, a word of the bus 4; most
+    other turn, if it wants). A task takes some 25 to 35 cycles, an event 3 more per token, a word of the bus 7; most
     of them pass while the sequencer works. The record worked on last stays at hand, and while there is nothing to do
     that of the session whose token should come back next is loaded. So from a valid `done` to the transfer of
     the session's next job are `turn` cycles, or one more for a token of a prompt, if it is the session's turn again.
@@ -116,7 +116,7 @@ class Sessions(wiring.Component):
         self._changed = Signal()  # the record is newer than the one in memory
         self._index = Signal(range(SESSION_WORDS + _READ_CYCLES))  # the word that is asked for, or stored
         self._task = Signal(Task, init=Task.EXPECT)
-        self._settling = Signal(range(_LOAD_SETTLES + 1))
+        self._settling = Signal(range(_SETTLES + 1))
 
         self._token = Signal(TOKEN_BITS)  # for the sequencer, or from it
         self._sampled = Signal()
@@ -125,6 +125,7 @@ class Sessions(wiring.Component):
         self._job_slot = Signal(slot_bits)  # of the latest job
         self._event_slot = Signal(slot_bits)
         self._next_job = Signal(slot_bits)
+        self._next_event = Signal(slot_bits)
         self._expected = Signal(slot_bits)  # the session that has waited longest for its token
         self._bus_served = Signal()  # the bus had the latest turn
 
@@ -144,11 +145,12 @@ class Sessions(wiring.Component):
         m.d.sync += [self._records.write.en.eq(0), self._tokens.write.enable.eq(0)]
         m.submodules.teller = self._teller
         connect(m, self._teller.words, flipped(self.events))
+        can_run = self._running & ~self._in_flight & (~self._stalled | self._aborting)
+        m.d.sync += self._ready.eq(can_run)
         m.d.comb += [
-            self._ready.eq(self._running & ~self._in_flight & (~self._stalled | self._aborting)),
             self.running.eq(self._running.any()),
             self.active.eq(self.running | self._telling.any()),
-            self.blocked.eq(self._running.any() & ~(self._ready | self._in_flight).any()),
+            self.blocked.eq(self.running & ~(can_run | self._in_flight).any()),
         ]
         self._derive(m)
         self._addresses(m)
@@ -165,14 +167,15 @@ class Sessions(wiring.Component):
         return m
 
     def _derive(self, m):
-        """What the states ask of the record and the masks, from flip-flops: true of what they were a cycle before."""
+        """What the states ask of the record, the masks and the host, from flip-flops: true of a cycle before."""
         record, geometry = self._record, self.geometry
         consumed, prompt_count = record.status.consumed, record.prompt_count[:16]
+        writes_record = self.bus.write & (self.bus.window == Window.SESSIONS)
         untaken, following = Signal(32), Signal(32)
-        self._unreported = Signal(32)
+        self._unreported, self._following_place = Signal(32), Signal(16)
         flags = {
             "reads_prompt": consumed < prompt_count,
-            "prompt_ends": consumed + 1 == prompt_count,
+            "prompt_ends": self._following_place == prompt_count,
             "generates": record.max_tokens != 0,
             "reaches_length": following == record.max_tokens,
             "full": untaken >= geometry.ring,
@@ -184,22 +187,26 @@ class Sessions(wiring.Component):
             "again": self._next_job == record.slot,
             "aborted": record.of(self._aborting),
             "running": record.of(self._running),
+            "imageless": ~self.image,
+            "slotless": self.command.payload.slot >= geometry.slots,
+            "credit": writes_record & (self.bus.offset[:_WORD_BITS] == SessionWord.CREDIT),
+            "opening": writes_record & (self.bus.offset[:_WORD_BITS] == SessionWord.FLAGS),
         }
         self._is = {name: Signal(name=f"is_{name}") for name in flags}
         m.d.sync += [self._is[name].eq(value) for name, value in flags.items()]
-        self._choice = next_after(m, self._ready, self._job_slot)
         self._state = Signal(STATE_ADDRESS_BITS)
         slot = Signal.like(record.slot)  # a copy near the multiplier; it changed long before
         m.d.sync += [
             slot.eq(record.slot),
             untaken.eq(record.generated - record.credit),
             following.eq(record.generated + 1),
+            self._following_place.eq(consumed + 1),
             self._unreported.eq(record.generated - record.reported),
             self._state.eq(slot * self.state_stride),
-            self._next_job.eq(self._choice),
+            self._next_job.eq(next_after(m, self._ready, self._job_slot)),
             self._expected.eq(next_after(m, self._in_flight, self._job_slot)),
+            self._next_event.eq(next_after(m, self._telling, self._event_slot)),
         ]
-        self._next_event = next_after(m, self._telling, self._event_slot)
         prompt_word = self._tokens.read.data  # if it was asked for
         self._prompt_token, self._is_bad = Signal(TOKEN_BITS), Signal()
         m.d.sync += [
@@ -263,16 +270,23 @@ class Sessions(wiring.Component):
     def _choose(self, m):
         """IDLE: the next task."""
         record = self._record
-        wants_dispatch = self._ready.any() & self.job.ready
-        wants_tell = self._telling.any() & self.events.ready
-        others = self.done.valid | self.command.valid | wants_dispatch | wants_tell
+        # From flip-flops: who wants a turn still wants it a cycle later. They settle before a state leads here.
+        wants_bus, wants_command, wants_dispatch, wants_tell, wants_expected = (Signal() for _ in range(5))
+        others = self.done.valid | wants_command | wants_dispatch | wants_tell
+        m.d.sync += [
+            wants_bus.eq(self.bus.enable & ~(self._bus_served & others)),
+            wants_command.eq(self.command.valid),
+            wants_dispatch.eq(self._ready.any() & self.job.ready),
+            wants_tell.eq(self._telling.any() & self.events.ready),
+            wants_expected.eq(self._in_flight.any() & ~(self._at_hand & (record.slot == self._expected))),
+        ]
 
         def load(slot, task):
             m.d.sync += [record.slot.eq(slot), self._index.eq(0), self._task.eq(task), self._at_hand.eq(0)]
             m.next = "LOAD"
 
         with m.State("IDLE"):
-            with m.If(self.bus.enable & ~(self._bus_served & others)):
+            with m.If(wants_bus):
                 m.d.sync += self._task.eq(Task.BUS)
                 m.next = "BUS_READ"
             with m.Elif(self.done.valid):
@@ -281,16 +295,16 @@ class Sessions(wiring.Component):
                     m.next = "TAKE"
                 with m.Else():
                     load(self.done.payload.slot, Task.TAKE)
-            with m.Elif(self.command.valid):
-                with m.If(self.command.payload.slot >= self.geometry.slots):
+            with m.Elif(wants_command):
+                with m.If(self._is["slotless"]):
                     self._answer(m, Result.NO_SUCH_SLOT)
                 with m.Else():
                     load(self.command.payload.slot, Task.COMMAND)
             with m.Elif(wants_dispatch):
-                load(self._choice, Task.DISPATCH)
+                load(self._next_job, Task.DISPATCH)
             with m.Elif(wants_tell):
                 load(self._next_event, Task.TELL)
-            with m.Elif(self._in_flight.any() & ~(self._at_hand & (record.slot == self._expected))):
+            with m.Elif(wants_expected):
                 load(self._expected, Task.EXPECT)
 
     def _transfer(self, m):
@@ -303,8 +317,8 @@ class Sessions(wiring.Component):
                     with m.Case(number + _READ_CYCLES):
                         m.d.sync += word.eq(data)
             with m.If(index == SESSION_WORDS + _READ_CYCLES - 1):
-                m.d.sync += [self._at_hand.eq(1), self._settling.eq(_LOAD_SETTLES)]
-                m.next = "SETTLE"
+                m.d.sync += self._at_hand.eq(1)
+                self._settle(m)
         with m.State("SETTLE"):
             m.d.sync += self._settling.eq(self._settling - 1)
             with m.If(self._settling == 0), m.Switch(self._task):
@@ -319,6 +333,15 @@ class Sessions(wiring.Component):
             with m.If(index == SESSION_WORDS - 1):
                 m.d.sync += self._changed.eq(0)
                 m.next = "IDLE"
+
+    def _settle(self, m):
+        m.d.sync += self._settling.eq(_SETTLES)
+        m.next = "SETTLE"
+
+    def _rest(self, m):
+        """The end of a task that leaves the record as it is."""
+        m.d.sync += self._task.eq(Task.EXPECT)
+        self._settle(m)
 
     def _store(self, m):
         # The words before CREDIT are the host's alone.
@@ -405,8 +428,9 @@ class Sessions(wiring.Component):
                 self._changed.eq(1),
                 self._is_stop.eq(Cat(stop == self._token for stop in record.stops).any()),
                 record.position.eq(record.position + 1),
-                record.status.consumed.eq(record.status.consumed + self._is["reads_prompt"]),
             ]
+            with m.If(self._is["reads_prompt"]):
+                m.d.sync += record.status.consumed.eq(self._following_place)
             with m.If(self._sampled):
                 self._write_tokens(
                     m,
@@ -431,15 +455,14 @@ class Sessions(wiring.Component):
 
     def _answer(self, m, result):
         m.d.sync += self.result.eq(result)
-        m.d.comb += self.command.ready.eq(1)
-        m.next = "IDLE"
+        m.next = "ANSWER"
 
     def _command(self, m):
         """The host's commands."""
         record = self._record
         with m.State("COMMAND"), m.Switch(self.command.payload.op):
             with m.Case(Command.START):
-                with m.If(~self.image):
+                with m.If(self._is["imageless"]):
                     self._answer(m, Result.NO_IMAGE)
                 with m.Elif(self._is["running"]):
                     self._answer(m, Result.SLOT_RUNNING)
@@ -456,9 +479,13 @@ class Sessions(wiring.Component):
                 self._mark(m, self._aborting, value=self._is["running"])
             with m.Default():
                 self._answer(m, Result.UNKNOWN_COMMAND)
+        with m.State("ANSWER"):
+            m.d.comb += self.command.ready.eq(1)
+            self._rest(m)
         with m.State("BEGIN"):
-            self._answer(m, Result.OK)
+            m.d.comb += self.command.ready.eq(1)
             m.d.sync += [
+                self.result.eq(Result.OK),
                 record.status.status.eq(Status.RUNNING),
                 record.status.finish.eq(Finish.NONE),
                 record.status.consumed.eq(0),
@@ -507,10 +534,9 @@ class Sessions(wiring.Component):
                     self._write_record(m, bus.offset, bus.write_data)
                     with m.If(slot == self._record.slot):
                         m.d.sync += self._at_hand.eq(0)
-                    with m.Switch(bus.offset[:_WORD_BITS]):
-                        with m.Case(SessionWord.CREDIT):
-                            m.d.sync += self._stalled.bit_select(slot, 1).eq(0)
-                        with m.Case(SessionWord.FLAGS):
-                            m.d.sync += self._telling.bit_select(slot, 1).eq(0)
-            m.d.sync += [self._bus_served.eq(1), self._task.eq(Task.EXPECT)]
-            m.next = "IDLE"
+            with m.If(self._is["credit"]):
+                m.d.sync += self._stalled.bit_select(slot, 1).eq(0)
+            with m.If(self._is["opening"]):
+                m.d.sync += self._telling.bit_select(slot, 1).eq(0)
+            m.d.sync += self._bus_served.eq(1)
+            self._rest(m)

@@ -8,10 +8,10 @@ from amaranth.lib.wiring import In, Out
 
 
 class StreamRegister(wiring.Component):
-    """One payload between two units, so that the way out of a block RAM and the logic after it are two stages.
+    """One payload between two units whose paths it parts both ways: `valid`, payload and `ready` are flip-flops.
 
-    Latency 1 cycle; throughput one payload per cycle.
-    Parameters: shape, of the payload. Members: source (In), sink (Out), streams.
+    Latency 1 cycle; throughput one payload per two cycles.
+    Parameters: shape, of the payload. Members: source (In), sink (Out), streams of it.
     """
 
     def __init__(self, *, shape) -> None:
@@ -20,9 +20,9 @@ class StreamRegister(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.d.comb += self.source.ready.eq(self.sink.ready | ~self.sink.valid)
-        with m.If(self.source.ready):
-            m.d.sync += self.sink.valid.eq(self.source.valid)
-            with m.If(self.source.valid):
-                m.d.sync += self.sink.payload.eq(self.source.payload)
+        m.d.comb += self.source.ready.eq(~self.sink.valid)
+        with m.If(self.sink.valid):
+            m.d.sync += self.sink.valid.eq(~self.sink.ready)
+        with m.Elif(self.source.valid):
+            m.d.sync += [self.sink.valid.eq(1), self.sink.payload.eq(self.source.payload)]
         return m

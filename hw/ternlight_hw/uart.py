@@ -99,26 +99,27 @@ class UartTransmitter(wiring.Component):
         m = Module()
         timer = Signal(range(self.divisor))
         waiting = Signal(range(FRAME_BITS + 1))  # bits that follow the one on the line, and that one
+        idle, final = Signal(init=1), Signal()  # no bit waits, one does
+        ends = Signal()  # the last cycle of a bit
         rest = Signal(FRAME_BITS - 1, init=-1)
-        done = Signal()
-        m.d.comb += [
-            done.eq((waiting == 1) & (timer == 0)),
-            self.data.ready.eq((waiting == 0) | done),
-        ]
+        m.d.comb += self.data.ready.eq(idle | (final & ends))
+        m.d.sync += [timer.eq(timer - 1), ends.eq(timer == 1)]
+        with m.If(ends | idle):
+            m.d.sync += timer.eq(self.divisor - 1)
         with m.If(self.data.ready & self.data.valid):
             m.d.sync += [
                 self.tx.eq(0),
                 rest.eq(Cat(self.data.payload, 1)),
                 waiting.eq(FRAME_BITS),
-                timer.eq(self.divisor - 1),
+                idle.eq(0),
+                final.eq(0),
             ]
-        with m.Elif(waiting != 0):
-            m.d.sync += timer.eq(timer - 1)
-            with m.If(timer == 0):
-                m.d.sync += [
-                    self.tx.eq(rest[0]),
-                    rest.eq(Cat(rest[1:], 1)),
-                    waiting.eq(waiting - 1),
-                    timer.eq(self.divisor - 1),
-                ]
+        with m.Elif(ends & ~idle):
+            m.d.sync += [
+                self.tx.eq(rest[0]),
+                rest.eq(Cat(rest[1:], 1)),
+                waiting.eq(waiting - 1),
+                idle.eq(final),
+                final.eq(waiting == 2),
+            ]
         return m

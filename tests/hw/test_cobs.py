@@ -56,7 +56,7 @@ async def bench_encoder(dut):
     )
     assert await sink.receive(len(expected)) == expected
     if not stall:
-        # A block of n bytes: n cycles to gather, the code and n more to send, one to end; then the delimiter.
+        # A block of n bytes: n cycles to gather, the code and 2 n more to send, one to end; then the delimiter.
         cocotb.start_soon(source.send([7] * 99 + [7 | LAST]))
         cycles = 0
         dut.frame__ready.value = 1
@@ -67,7 +67,7 @@ async def bench_encoder(dut):
             assert int(dut.frame__payload.value) == (101, *[7] * 100, 0)[sent]
             await FallingEdge(dut.clk)
             cycles += 1
-        assert cycles == 100 + 101 + 1 + 1
+        assert cycles == 100 + 1 + 2 * 100 + 1 + 1
 
 
 @cocotb.test()

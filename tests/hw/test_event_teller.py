@@ -45,11 +45,12 @@ async def remember(dut) -> None:
 
 
 async def watch(dut) -> None:
-    """An event is taken with its last word, and with nothing else."""
+    """An event is taken in the cycle after its last word, and in no other."""
+    word = 0
     while True:
         await RisingEdge(dut.clk)
-        word = int(dut.words__valid.value) and int(dut.words__ready.value) and int(dut.words__payload.value) & LAST
         assert bool(int(dut.event__valid.value) and int(dut.event__ready.value)) == bool(word)
+        word = int(dut.words__valid.value) and int(dut.words__ready.value) and int(dut.words__payload.value) & LAST
 
 
 @cocotb.test()
@@ -74,7 +75,7 @@ async def bench_events(dut):
         begin = get_sim_time("ns")
         await source.send([encode(event)])
         if not stall:
-            assert get_sim_time("ns") - begin == CLOCK_NS * (2 + 3 * len(event.tokens))
+            assert get_sim_time("ns") - begin == CLOCK_NS * (4 + 3 * len(event.tokens))
     assert await reception == expected
 
 

@@ -111,9 +111,9 @@ class Host:
         raise AssertionError(f"no acknowledgement of {target:#x}")
 
     async def refused(self, target, word=None):
-        """An address that does not exist: an error in the second cycle, and nothing arrives anywhere."""
+        """An address that does not exist: an error in the third cycle, and nothing arrives anywhere."""
         _, error, cycles, seen = await self.access(target, word)
-        assert (error, cycles, seen) == (1, 2, []), hex(target)
+        assert (error, cycles, seen) == (1, 3, []), hex(target)
 
 
 @cocotb.test()
@@ -141,11 +141,11 @@ async def bench_map(dut):
     for _ in range(60):
         offset = int(random.choice([0, (1 << OFFSET_BITS) - 1, random.integers(1 << OFFSET_BITS)]))
         memories.answer, memories.refuse = word(), bool(random.integers(2))
-        memories.wait["registers"] = int(random.integers(4))
+        memories.wait["registers"] = wait = int(random.integers(4))
         memories.hold = int(random.choice([0, PATIENCE]))
         value = word() if random.integers(2) else None
-        data, error, _, seen = await host.access(address(Window.REGISTERS, offset), value)
-        assert (data, error) == (memories.answer, memories.refuse)
+        data, error, cycles, seen = await host.access(address(Window.REGISTERS, offset), value)
+        assert (data, error, cycles) == (memories.answer, memories.refuse, wait + 4)
         assert seen == [(Window.REGISTERS, offset, value)]
     memories.refuse = True
     await host.refused(address(Window.REGISTERS, 1 << OFFSET_BITS))
@@ -155,10 +155,11 @@ async def bench_map(dut):
     for window in SESSION_WINDOWS:
         for number in numbers(window):
             for value in (None, word()):
-                memories.answer, memories.wait["sessions"] = word(), int(random.integers(4))
+                memories.answer, wait = word(), int(random.integers(4))
+                memories.wait["sessions"] = wait
                 memories.hold = int(random.choice([0, PATIENCE]))
-                data, error, _, seen = await host.access(window_address(window, number, geometry), value)
-                assert not error
+                data, error, cycles, seen = await host.access(window_address(window, number, geometry), value)
+                assert (error, cycles) == (0, wait + 4)
                 assert value is not None or data == memories.answer
                 assert seen == [(window, number, value)]
 
@@ -174,14 +175,13 @@ async def bench_map(dut):
             memories.hold = hold = int(random.choice([0, 0, 1, 2, 20]))
             _, error, cycles, seen = await host.access(target, value)
             assert not error
-            fastest = 3 if window == Window.STATES else 2
-            assert max(fastest, hold + 1) <= cycles <= max(fastest, hold + 2)
+            assert cycles == max(4, hold + 2)
             assert seen == [(window, number, value)]
             if window == Window.STATES:
                 memories.hold = hold = int(random.choice([0, 0, 1, 2, 20]))
                 data, error, cycles, seen = await host.access(target)
                 assert (data, error, seen) == (value, 0, [])
-                assert cycles == max(4, hold + 3)
+                assert cycles == max(6, hold + 4)
             else:
                 memories.hold = 0
                 await host.refused(target)

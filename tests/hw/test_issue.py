@@ -119,7 +119,8 @@ async def bench_operations(dut):
     assert int(dut.idle.value)
     cocotb.start_soon(source.send(program.operations))
     work, done, active = program.work, 0, False
-    counted, pending = room, 0  # room that the issue knows of, and beats that it lent a cycle ago
+    # Room that the issue knows of, beats that it lent a cycle ago, and one that left a cycle ago.
+    counted, pending, returned = room, 0, False
     out = 0  # beats under way
     clear_from, held, cycle, issued, least = 0, False, 0, None, room
     while done < len(work) or out:
@@ -133,7 +134,7 @@ async def bench_operations(dut):
         if issued is not None:
             matches(dut, issued.step)
         offered = bool(dut.operations__valid.value)
-        assert bool(dut.idle.value) == (not active and not offered and out == 0 and not pending and counted == room)
+        assert bool(dut.idle.value) == (not active and not offered and not pending and counted == room)
         goes = False
         if active:
             item = work[done]
@@ -149,8 +150,9 @@ async def bench_operations(dut):
         following = work[done + ends] if opens else None
         assert bool(dut.open.value) == (opens and not following.step.embed)
 
-        counted += released - pending
+        counted += returned - pending
         out -= released
+        returned = released
         pending, issued = 0, None
         if goes:
             issued = work[done]

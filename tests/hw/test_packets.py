@@ -85,8 +85,8 @@ async def bench_receiver(dut):
     assert await sink.receive(len(expected)) == expected
     if not stall:
         words = [Op.WRITE | 10 << 16, *range(11)]
-        await source.send([*sealed(*words), END])
         dut.request__ready.value = 1
+        await source.send([*sealed(*words), END])
         cycles, taken = 1, []
         while len(taken) < len(words):
             await RisingEdge(dut.clk)
@@ -94,7 +94,7 @@ async def bench_receiver(dut):
                 taken.append((cycles, int(dut.request__payload.value)))
             await FallingEdge(dut.clk)
             cycles += 1
-        assert taken == list(enumerate(marked(words), start=2))
+        assert taken == [(5 + 2 * at, word) for at, word in enumerate(marked(words))]
 
 
 def known(payload) -> int:
@@ -119,7 +119,7 @@ async def bench_transmitter(dut):
     await sending
     if not stall:
         cycles = (cocotb.utils.get_sim_time("ns") - begin) // 10
-        assert cycles == len(expected) + len(packets) - 1
+        assert cycles == 2 * len(expected) + len(packets) - 1
 
 
 @cocotb.test()
@@ -198,7 +198,7 @@ async def bench_register(dut):
     cocotb.start_soon(source.send(payloads))
     assert await sink.receive(len(payloads)) == payloads
     if not stall:
-        assert (cocotb.utils.get_sim_time("ns") - begin) // 10 == len(payloads) + 1
+        assert (cocotb.utils.get_sim_time("ns") - begin) // 10 == 2 * len(payloads)
     # While it is refused it holds one payload.
     dut.sink__ready.value = 0
     dut.source__valid.value, dut.source__payload.value = 1, 7

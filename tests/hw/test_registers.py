@@ -56,12 +56,12 @@ class Host:
         await FallingEdge(dut.clk)
         return answer
 
-    async def access(self, offset, word=None, *, cycles=2):
+    async def access(self, offset, word=None, *, cycles=3):
         """Read, or write a word; asserts the cycles that it takes. Returns data, error, and the counts that are due."""
         dut = self.dut
         dut.bus__enable.value, dut.bus__offset.value = 1, offset
         dut.bus__write.value, dut.bus__write_data.value = word is not None, word or 0
-        limits = (4, len(Counter) + 3) if word is None and offset in COUNTER_LOWS else (cycles, cycles)
+        limits = (5, len(Counter) + 4) if word is None and offset in COUNTER_LOWS else (cycles, cycles)
         answer, taken = None, 0
         while answer is None:
             counted = self.history[-1]
@@ -125,7 +125,7 @@ async def bench_commands(dut):
         host.command_delay = delay
         sent.append(int(random.integers(1 << 16)))
         _, error, _ = await host.access(
-            Register.COMMAND, sent[-1] | int(random.integers(1 << 16)) << 16, cycles=3 + delay
+            Register.COMMAND, sent[-1] | int(random.integers(1 << 16)) << 16, cycles=4 + delay
         )
         assert not error
         assert host.commands == sent

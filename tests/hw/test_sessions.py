@@ -94,7 +94,7 @@ class Bench:
         self.returning = None
         self.job_ready_from = 0
         self.event = []
-        self.event_end = -1  # when the latest one ended
+        self.event_end = -2  # when the latest one ended
         self.blocked_until = 0
         self.sampled = [[] for _ in range(geometry.slots)]  # of the running request
         self.told = {}  # (slot, tag): Told
@@ -182,8 +182,8 @@ class Bench:
 
     def check_flags(self):
         model, geometry = self.model, self.geometry
-        # In the cycle after an event its end is being noted.
-        told = self.time == self.event_end + 1
+        # In the cycles after an event its end is being noted.
+        told = self.event_end < self.time <= self.event_end + 2
         assert bool(self.dut.active.value) == bool(model.running or model.telling or self.event or told)
         if self.dut.blocked.value:
             self.blocked_cycles += 1

@@ -65,7 +65,7 @@ async def bench_bytes(dut):
         cocotb.start_soon(source.send(sent))
         assert await sink.receive(len(sent)) == sent
         if not source_stall and not sink_stall:
-            assert (cocotb.utils.get_sim_time("ns") - begin) // 10 == len(sent) + 2
+            assert (cocotb.utils.get_sim_time("ns") - begin) // 10 == 2 * len(sent) + 2
     held: deque[int] = deque()
     dut.sink__ready.value = 0
     dut.source__valid.value = 1

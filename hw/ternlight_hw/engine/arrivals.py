@@ -10,6 +10,8 @@ from ternlight.geometry import Geometry
 from ternlight.isa import NORM_FIELDS
 
 from ..layouts import BUFFER_BITS, activation_beat
+from ..shift_queue import ShiftQueue
+from ..vector.arithmetic import named
 from .ports import ActivationWrite, buffers, chunk_address_bits
 
 CLAIM_LEAD = 6
@@ -34,12 +36,12 @@ class Arrivals(wiring.Component):
 
     Members
     -------
-    claim: In(ClaimPort), CLAIM_LEAD cycles before the first beat; in the order of vectors.
+    claim: In(ClaimPort), CLAIM_LEAD cycles before the first beat; in the order of vectors, of at most a buffer each.
     free: Out(2 * contexts), bit k set while buffer k can be claimed.
     quantised: In(stream of activation_beat), always ready; a vector from element 0 up, one vector after the other.
     write: Out(ActivationWrite).
     open: In(1), from the next cycle on `arrived` tells of `open_buffer`, from its first chunk.
-    arrived: Out(1), a chunk is complete that was not taken. take: In(1), takes it.
+    arrived: Out(1), a chunk is complete that was not taken. take: In(1), takes it, and only if there is one.
     release: In(1), of the opened buffer: it is free from the next cycle.
     """
 
@@ -64,24 +66,27 @@ class Arrivals(wiring.Component):
         geometry, count = self.geometry, buffers(self.geometry)
         parts = geometry.inputs // geometry.vector
         claimed = Signal(count)
-        ends = Signal(data.ArrayLayout(NORM_FIELDS["beats"], count))  # index of the last beat
         written = Signal(data.ArrayLayout(range(geometry.buffer_chunks + 1), count))
+        begun = Signal(count)  # written != 0
         current = Signal(BUFFER_BITS)
         m.d.comb += [self.free.eq(~claimed), self.quantised.ready.eq(1)]
 
-        # The vector that is coming in: its beats follow each other, so one place is counted for all buffers.
+        # Vectors come in the order of their claims, and their beats follow each other: one place is counted for all.
         incoming = self.quantised.payload
-        beat = Signal(NORM_FIELDS["beats"])
+        beat = Signal(range(geometry.buffer_chunks * parts + 1), init=1)
         part = Signal(range(parts))
         chunk = Signal(range(geometry.buffer_chunks))
+        m.submodules.lengths = lengths = ShiftQueue(width=len(beat), depth=count)
         vector_ends, completes = Signal(), Signal()
         m.d.comb += [
-            vector_ends.eq(beat == ends[incoming.buffer]),
+            lengths.push.eq(Mux(self.claim.enable, self.claim.beats, 0)),
+            lengths.pop.eq(self.quantised.valid & vector_ends),
+            vector_ends.eq(beat == lengths.oldest),
             completes.eq(self.quantised.valid & ((part == parts - 1) | vector_ends)),
         ]
         with m.If(self.quantised.valid):
             m.d.sync += [
-                beat.eq(Mux(vector_ends, 0, beat + 1)),
+                beat.eq(Mux(vector_ends, 1, beat + 1)),
                 self.write.address.eq(base_address(m, incoming.buffer, geometry) + chunk),
                 self.write.values.eq(incoming.values),
             ]
@@ -91,34 +96,44 @@ class Arrivals(wiring.Component):
             m.d.sync += part.eq(part + 1)
         m.d.sync += self.write.parts.eq(self.quantised.valid << part)
 
-        # A chunk is counted a cycle late, but seen by the product that waits for it at once.
+        # A chunk is counted a cycle late, but seen by the product that waits for it at once. `open` and `take` come
+        # late: what they choose from is there before.
         complete, complete_buffer = Signal(), Signal(BUFFER_BITS)
         awaited = Signal()
-        opened = Mux(self.open, self.open_buffer, current)
         m.d.sync += [
             complete.eq(completes),
             complete_buffer.eq(incoming.buffer),
-            awaited.eq(completes & (incoming.buffer == opened)),
-            current.eq(opened),
+            awaited.eq(completes & Mux(self.open, incoming.buffer == self.open_buffer, incoming.buffer == current)),
         ]
+        with m.If(self.open):
+            m.d.sync += current.eq(self.open_buffer)
         with m.If(complete):
-            m.d.sync += written[complete_buffer].eq(written[complete_buffer] + 1)
-        with m.If(self.claim.enable):
             m.d.sync += [
-                written[self.claim.buffer].eq(0),
-                ends[self.claim.buffer].eq(self.claim.beats - 1),
+                written[complete_buffer].eq(written[complete_buffer] + 1),
+                begun.bit_select(complete_buffer, 1).eq(1),
             ]
+        with m.If(self.claim.enable):
+            m.d.sync += [written[self.claim.buffer].eq(0), begun.bit_select(self.claim.buffer, 1).eq(0)]
         m.d.sync += claimed.eq(
             claimed & ~(self.release << current)[:count] | (self.claim.enable << self.claim.buffer)[:count]
         )
 
-        waiting = Signal(range(geometry.buffer_chunks + 1))
-        following = Signal.like(waiting)
-        some = Signal()
-        m.d.comb += following.eq(waiting + awaited - self.take)
-        with m.If(self.open):
-            m.d.comb += following.eq(written[self.open_buffer] + (complete & (complete_buffer == self.open_buffer)))
-        m.d.sync += [waiting.eq(following), some.eq(following.any())]
+        # What is taken is counted a cycle late, too.
+        waiting, taken = Signal(range(geometry.buffer_chunks + 1)), Signal()
+        some = Signal()  # waiting != taken
+        completes_now = named(m, complete & (complete_buffer == self.open_buffer))
+        others = Mux(taken, waiting > 2, waiting > 1)
+        m.d.sync += [
+            taken.eq(self.take & ~self.open),
+            waiting.eq(Mux(self.open, written[self.open_buffer] + completes_now, waiting + awaited - taken)),
+            some.eq(
+                Mux(
+                    self.open,
+                    begun.bit_select(self.open_buffer, 1) | completes_now,
+                    Mux(self.take, others | (some & awaited), some | awaited),
+                )
+            ),
+        ]
         m.d.comb += self.arrived.eq(some | awaited)
         return m
 

@@ -66,34 +66,35 @@ class Issue(wiring.Component):
         # What the next step is; all in flip-flops, for the decision below is followed by wide registers.
         active, embed = Signal(), Signal()
         first, rest, chunks_rest = Signal(), Signal(ENGINE_FIELDS["chunks"]), Signal(ENGINE_FIELDS["chunks"])
-        rest_ends = Signal()  # rest == 0
+        rest_ends, single = Signal(), Signal()  # rest == 0, chunks_rest == 0
         first_group, final_group = Signal(), Signal()
+        waits, group_ends, ends = Signal(), Signal(), Signal()  # for a chunk; with this step the group, the operation
         beats, end = Signal(ENGINE_FIELDS["beats"]), Signal.like(self.step.end)
         address, chunk = Signal.like(self.step.address), Signal(chunk_address_bits(self.geometry))
         base, cell, stride = Signal.like(chunk), Signal.like(self.step.cell), Signal(ENGINE_FIELDS["groups"])
 
-        # Beats lent to steps are counted a cycle late.
+        # Beats lent to steps are counted a cycle late, and so are those that left: when one does is known late.
         room = Signal(range(self.room + 1), init=self.room)
-        lent, lent_beats = Signal(), Signal(range(group_beats + 1))
+        lent, lent_beats, returned = Signal(), Signal(range(group_beats + 1)), Signal()
         enough, more_than_enough = Signal(init=1), Signal(init=1)
         pace, paced = Signal(range(max(2, group_beats, self.embed_gap + 1))), Signal(init=1)
         hold = Signal()  # behind an embedding the pace holds up not only a group's end
         remaining = Signal.like(room)
-        m.d.comb += remaining.eq(room + self.released - Mux(lent, lent_beats, 0))
+        m.d.comb += remaining.eq(room + returned - Mux(lent, lent_beats, 0))
         m.d.sync += [
+            returned.eq(self.released),
             room.eq(remaining),
             enough.eq(remaining >= group_beats),
             more_than_enough.eq(remaining > group_beats),
         ]
 
-        go, group_ends, done, free_to_end = Signal(), Signal(), Signal(), Signal()
+        go, done, free_to_end = Signal(), Signal(), Signal()
         m.d.comb += [
-            group_ends.eq(rest_ends | embed),
             # Behind a product's group the pace keeps a distance; behind a group of one beat, there is one beat less.
             free_to_end.eq(paced & (more_than_enough | (enough & ~lent))),
-            go.eq(active & ~hold & (self.arrived | ~first_group | embed) & (free_to_end | ~group_ends)),
-            done.eq(go & rest_ends & (final_group | embed)),
-            self.take.eq(go & first_group & ~embed),
+            go.eq(active & ~hold & (self.arrived | ~waits) & (free_to_end | ~group_ends)),
+            done.eq(go & ends),
+            self.take.eq(go & waits),
             self.release.eq(done & ~embed),
             self.operations.ready.eq(~active | done),
             self.open.eq(self.operations.ready & self.operations.valid & ~is_embed),
@@ -113,7 +114,7 @@ class Issue(wiring.Component):
                 self.step.first.eq(first | embed),
                 self.step.last.eq(group_ends),
                 self.step.end.eq(Mux(embed, 0, end)),
-                self.step.final.eq(rest_ends & (final_group | embed)),
+                self.step.final.eq(ends),
                 self.step.embed.eq(embed),
                 self.step.cell.eq(cell),
                 self.step.header.eq(first),
@@ -132,21 +133,27 @@ class Issue(wiring.Component):
                 first.eq(rest_ends & ~embed),
                 rest.eq(rest - 1),
                 rest_ends.eq(rest == 1),
+                group_ends.eq((rest == 1) | embed),
+                ends.eq((rest == 1) & (final_group | embed)),
                 chunk.eq(chunk + 1),
                 address.eq(address + Mux(embed, Mux(first, 0, stride), 1)),
             ]
             with m.If(rest_ends & ~embed):
                 m.d.sync += [
                     rest.eq(chunks_rest),
-                    rest_ends.eq(chunks_rest == 0),
+                    rest_ends.eq(single),
+                    group_ends.eq(single),
+                    ends.eq(single & (beats <= 2 * group_beats)),
                     chunk.eq(base),
                     first_group.eq(0),
+                    waits.eq(0),
                     beats.eq(beats - group_beats),
                     final_group.eq(beats <= 2 * group_beats),
                     end.eq(Mux(beats >= 2 * group_beats, group_beats, beats) - 1),
                 ]
         with m.If(self.operations.ready):
             start = base_address(m, operation.buffer, self.geometry)
+            one_chunk = operation.chunks == 1
             m.d.sync += active.eq(self.operations.valid)
             with m.If(self.operations.valid):
                 m.d.sync += [
@@ -154,9 +161,13 @@ class Issue(wiring.Component):
                     first.eq(1),
                     # An embedding has one step more than beats, its header.
                     rest.eq(Mux(is_embed, operation.chunks, operation.chunks - 1)),
-                    rest_ends.eq((operation.chunks == 1) & ~is_embed),
+                    rest_ends.eq(one_chunk & ~is_embed),
+                    group_ends.eq(one_chunk | is_embed),
+                    ends.eq(one_chunk & ~is_embed & (operation.beats <= group_beats)),
                     chunks_rest.eq(operation.chunks - 1),
+                    single.eq(one_chunk),
                     first_group.eq(1),
+                    waits.eq(~is_embed),
                     final_group.eq(operation.beats <= group_beats),
                     beats.eq(operation.beats),
                     end.eq(Mux(operation.beats >= group_beats, group_beats, operation.beats) - 1),

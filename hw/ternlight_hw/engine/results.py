@@ -49,15 +49,17 @@ class Results(wiring.Component):
         )
         write, read = memory.write_port(), memory.read_port(domain="comb")
         level = Signal(range(self.depth + 1))
-        following = Signal.like(level)
         m.d.comb += [
             write.en.eq(self.sums.valid),
             write.data.eq(self.sums.payload),
             self.beats.payload.eq(data.View(layout, read.data)),
             self.released.eq(self.beats.valid & self.beats.ready),
-            following.eq(level + self.sums.valid - self.released),
         ]
-        m.d.sync += [level.eq(following), self.beats.valid.eq(following.any())]
+        # Whether a beat leaves is known late.
+        m.d.sync += [
+            level.eq(Mux(self.released, level - ~self.sums.valid, level + self.sums.valid)),
+            self.beats.valid.eq(self.sums.valid | (level > 1) | (self.beats.valid & ~self.beats.ready)),
+        ]
         for port, moves in ((write, self.sums.valid), (read, self.released)):
             with m.If(moves):
                 m.d.sync += port.addr.eq(Mux(port.addr == self.depth - 1, 0, port.addr + 1))

@@ -53,7 +53,7 @@ class Engine(wiring.Component):
     busy: Out(1), a weight word is issued to the lanes.
     starved: Out(1), an operation waits for weights and nothing else: with a store on chip, none ever does.
     idle: Out(1), no command waits or is in progress, and no result is pending. A command counts from the cycle after
-        it was taken.
+        it was taken, until some cycles after its last result was.
     """
 
     def __init__(self, *, geometry: Geometry) -> None:
@@ -72,7 +72,7 @@ class Engine(wiring.Component):
                 "load": In(store_load_port(geometry)),
                 "busy": Out(1),
                 "starved": Out(1),
-                "idle": Out(1),
+                "idle": Out(1, init=1),
             }
         )
 
@@ -110,6 +110,7 @@ class Engine(wiring.Component):
             self.free.eq(arrivals.free),
             self.coming.eq(issue.coming),
             self.busy.eq(issue.step.valid & ~issue.step.embed),
-            self.idle.eq(issue.idle),
         ]
+        # From a flip-flop, in which a command counts as soon as it is offered.
+        m.d.sync += self.idle.eq(issue.idle & ~self.command.valid)
         return m

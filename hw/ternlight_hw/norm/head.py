@@ -14,8 +14,8 @@ from .scaling import SHIFT, SHIFT_END, clip_negative, lifted, split
 
 STAT_FACTOR = 1 << SQUARE_SHIFT
 """STAT goes the way of QUANT: narrowed to what is squared, and then multiplied by what squaring drops again."""
-AMOUNT_MAX = SHIFT_END + BLOCK_SHIFT_MAX
-"""The shift of v that leaves nothing of it."""
+LESS_BITS = (SHIFT_END + BLOCK_SHIFT_MAX).bit_length()
+"""For the largest shift that matters before v is narrowed, less one."""
 
 
 class Head(wiring.Component):
@@ -56,7 +56,9 @@ class Head(wiring.Component):
         beat = factors.payload
         narrowing = [Signal(NARROWING_BITS, name=f"narrowing_{stage}") for stage in ("products", "gained", "rounded")]
         exponent = beat.scale.exponent
-        amounts = [Signal(range(AMOUNT_MAX + 1), name=f"amount_{stage}") for stage in ("products", "gained")]
+        # What is left of the shift after narrowing is none, or one more than `less`: -n = ~n + 1. STAT has none.
+        none = [Signal(name=f"none_{stage}") for stage in ("products", "gained")]
+        less = [Signal(LESS_BITS, name=f"less_{stage}") for stage in ("products", "gained")]
         m.d.sync += [
             narrowing[0].eq(
                 Mux(
@@ -65,9 +67,10 @@ class Head(wiring.Component):
                     Mux(beat.peak, 0, SQUARE_SHIFT),
                 )
             ),
-            # What is left of the shift after narrowing; STAT has none.
-            amounts[0].eq(Mux(beat.quant, clip_negative(exponent, 0, AMOUNT_MAX), SQUARE_SHIFT)),
-            amounts[1].eq(amounts[0] - narrowing[0]),
+            none[0].eq(~beat.quant | ~exponent[-1]),
+            none[1].eq(none[0]),
+            less[0].eq(~exponent[:LESS_BITS] | (~exponent[LESS_BITS:-1]).any().replicate(LESS_BITS)),
+            less[1].eq(less[0] - narrowing[0]),
             narrowing[1].eq(narrowing[0]),
             narrowing[2].eq(narrowing[1]),
             self.lanes.half.eq((1 << narrowing[0])[1:]),
@@ -75,7 +78,7 @@ class Head(wiring.Component):
         ]
 
         shift = Signal(SHIFT)
-        m.d.sync += shift.eq(split(m, amounts[1]))
+        m.d.sync += shift.eq(Mux(none[1], 0, split(m, less[1], offset=1)))
 
         # A register, as what holds the results is close to none.
         with m.If(gained.payload.peak):

@@ -70,7 +70,7 @@ class ResidualMemory(wiring.Component):
     -------
     next_word: what the first reader reads in the next cycle, in. source: what it reads in this one, out.
     next_adds, next_old: the second reader reads in the next cycle, this word, in. old: what it reads in this one, out.
-    taken, taken_bank: the second reader has this bank in this cycle, and `source` is invalid if it lies there, out.
+    taken, taken_bank: the second reader has this bank in the next cycle, and `source` is invalid if it lies there, out.
     write, word, written: this word is written; it can be read in the next cycle, in.
     """
 
@@ -95,12 +95,9 @@ class ResidualMemory(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         geometry = self.geometry
-        source_bank = Signal()
-        m.d.sync += [
-            source_bank.eq(self.next_word[0]),
-            self.taken.eq(self.next_adds),
-            self.taken_bank.eq(self.next_old[0]),
-        ]
+        source_bank, old_bank = Signal(), Signal()
+        m.d.comb += [self.taken.eq(self.next_adds), self.taken_bank.eq(self.next_old[0])]
+        m.d.sync += [source_bank.eq(self.next_word[0]), old_bank.eq(self.next_old[0])]
         words = []
         for number in range(2):
             bank = WordMemory(
@@ -119,7 +116,7 @@ class ResidualMemory(wiring.Component):
             words.append(bank.data)
         m.d.comb += [
             self.source.eq(Mux(source_bank, words[1], words[0])),
-            self.old.eq(Mux(self.taken_bank, words[1], words[0])),
+            self.old.eq(Mux(old_bank, words[1], words[0])),
         ]
         return m
 

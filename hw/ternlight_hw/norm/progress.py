@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Signal
+from amaranth import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from ..layouts import CONTEXT_BITS
 
 
 class WordQuery(wiring.Signature):
-    """May word `index` of an operation in `context` be read in the next cycle?"""
+    """May word `index` of an operation in `context` be read in the next cycle?
+
+    A reader that was refused waits for `written`: a word of `waiting_context` is written in this cycle.
+    """
 
     def __init__(self, *, words: int) -> None:
-        super().__init__({"context": Out(CONTEXT_BITS), "index": Out(range(words)), "readable": In(1)})
+        super().__init__(
+            {
+                "context": Out(CONTEXT_BITS),
+                "index": Out(range(words)),
+                "readable": In(1),
+                "waiting_context": Out(CONTEXT_BITS),
+                "written": In(1),
+            }
+        )
+
+
+def of_context(values: Value, context: Value) -> Value:
+    """The bit of a context."""
+    return values.bit_select(context[: ceil_log2(len(values))], 1)
 
 
 class Progress(wiring.Component):
@@ -25,17 +42,16 @@ class Progress(wiring.Component):
     Parameters
     ----------
     contexts, words: contexts, and words of each.
-    queries: readers that ask at the same time.
 
     Members
     -------
-    begin, begin_context: an operation begins that writes the memory, in.
+    begin, begin_context: an operation begins that writes the memory, in. Readers see it from the next cycle on.
     write, write_context, last: it writes its next word in this cycle, the last one, in.
-    queries: WordQuery, in.
+    query: WordQuery, in.
     writing: one bit per context: a writer is in progress, out.
     """
 
-    def __init__(self, *, contexts: int, words: int, queries: int) -> None:
+    def __init__(self, *, contexts: int, words: int) -> None:
         self.contexts = contexts
         self.words = words
         super().__init__(
@@ -45,7 +61,7 @@ class Progress(wiring.Component):
                 "write": In(1),
                 "write_context": In(CONTEXT_BITS),
                 "last": In(1),
-                "queries": In(WordQuery(words=words)).array(queries),
+                "query": In(WordQuery(words=words)),
                 "writing": Out(contexts),
             }
         )
@@ -60,13 +76,11 @@ class Progress(wiring.Component):
                 m.d.sync += count.eq(count + 1)
                 with m.If(self.last):
                     m.d.sync += self.writing[context].eq(0)
-        for query in self.queries:
-            refused = Signal(self.contexts)
-            m.d.comb += [
-                *(refused[context].eq(count == query.index) for context, count in enumerate(counts)),
-                query.readable.eq(
-                    ~(refused & self.writing).bit_select(query.context, 1)
-                    | (self.write & (self.write_context == query.context))
-                ),
-            ]
+        query = self.query
+        written = self.write.replicate(self.contexts) & (1 << self.write_context)[: self.contexts]
+        refused = Cat(count == query.index for count in counts) & self.writing & ~written
+        m.d.comb += [
+            query.readable.eq(~of_context(refused, query.context)),
+            query.written.eq(of_context(written, query.waiting_context)),
+        ]
         return m

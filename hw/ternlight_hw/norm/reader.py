@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from ternlight.geometry import Geometry
 from ternlight.isa import NORM_FIELDS, NormOp
@@ -33,9 +34,9 @@ class Reader(wiring.Component):
     advance: both stages of the gain memory move, out. gain: the word that is asked for, out.
     next_word: the word of the residual memory for READ in the next cycle, out.
     gated, gated_word: the source of the beat in READ is in the gated memory: this word, out.
-    taken, taken_bank: a bank of the residual memory has another reader in this cycle, in.
+    taken, taken_bank: a bank of the residual memory has another reader in the next cycle, in.
     read: Flow of SOURCE_BEAT, the beat in READ when it is read, out.
-    residual, gates: WordQuery of the beat before READ and of that in it, out.
+    residual, gates: WordQuery of the beat before READ; that in it may wait, out.
     reading: one bit per context: it has beats that are not yet read, out.
     """
 
@@ -53,7 +54,7 @@ class Reader(wiring.Component):
         super().__init__(
             {
                 "command": In(stream.Signature(norm_command())),
-                "advance": Out(1),
+                "advance": Out(1, init=1),
                 "gain": Out(NORM_FIELDS["gain"]),
                 "next_word": Out(WORD_BITS),
                 "gated": Out(1),
@@ -61,8 +62,8 @@ class Reader(wiring.Component):
                 "taken": In(1),
                 "taken_bank": In(1),
                 "read": Out(Flow(SOURCE_BEAT)),
-                "residual": Out(WordQuery(words=residual_words)).array(2),
-                "gates": Out(WordQuery(words=gated_words)).array(2),
+                "residual": Out(WordQuery(words=residual_words)),
+                "gates": Out(WordQuery(words=gated_words)),
                 "reading": Out(geometry.contexts),
             }
         )
@@ -81,7 +82,7 @@ class Reader(wiring.Component):
         ]
         last = beat.beats == 1
         asked, asked_valid, asked_source = Signal(self.beat_layout), Signal(), Signal.like(beat.source)
-        read, read_valid, readable = Signal(self.beat_layout), Signal(), Signal()
+        read, read_valid = Signal(self.beat_layout), Signal()
         with m.If(self.advance):
             m.d.sync += [
                 asked_valid.eq(valid),
@@ -108,31 +109,48 @@ class Reader(wiring.Component):
                 read.eq(asked),
                 self.gated_word.eq(word_of(asked.context, asked_source, geometry.gated_words)),
             ]
-        residual_word = Signal(WORD_BITS)
+        residual_word, asked_word = Signal(WORD_BITS), Signal(WORD_BITS)
         m.d.sync += residual_word.eq(self.next_word)
-
-        free = ~(self.taken & (self.taken_bank == residual_word[0]))
         m.d.comb += [
+            asked_word.eq(word_of(asked.context, asked_source, geometry.residual_words)),
             self.gated.eq(read.gated),
             self.read.payload.eq(read.control),
-            self.read.valid.eq(read_valid & readable & (read.gated | free)),
-            self.advance.eq(~read_valid | self.read.valid),
-            self.next_word.eq(
-                Mux(self.advance, word_of(asked.context, asked_source, geometry.residual_words), residual_word)
+            self.read.valid.eq(read_valid & self.advance),
+            self.next_word.eq(Mux(self.advance, asked_word, residual_word)),
+        ]
+        # What moves all beats comes from a register: whether that in READ, if there is one, will be read in a cycle is
+        # decided in the cycle before.
+        readable, asked_readable, still_readable = Signal(), Signal(), Signal()
+        residual, gates = self.residual, self.gates
+        for query in (residual, gates):
+            m.d.comb += [
+                query.context.eq(asked.context),
+                query.index.eq(asked.index),
+                query.waiting_context.eq(read.context),
+            ]
+
+        def free(stage, word):
+            return stage.gated | ~(self.taken & (self.taken_bank == word[0]))
+
+        m.d.comb += [
+            asked_readable.eq(Mux(asked.gated, gates.readable, residual.readable)),
+            still_readable.eq(readable | Mux(read.gated, gates.written, residual.written)),
+        ]
+        m.d.sync += [
+            readable.eq(Mux(self.advance, asked_readable, still_readable)),
+            self.advance.eq(
+                Mux(
+                    self.advance,
+                    ~asked_valid | (asked_readable & free(asked, asked_word)),
+                    still_readable & free(read, residual_word),
+                )
             ),
         ]
-        # Asked one cycle ahead: what moves a beat must come from a register.
-        answers = []
-        for number, stage in enumerate((asked, read)):
-            for query in (self.residual[number], self.gates[number]):
-                m.d.comb += [query.context.eq(stage.context), query.index.eq(stage.index)]
-            answers.append(Mux(stage.gated, self.gates[number].readable, self.residual[number].readable))
-        m.d.sync += readable.eq(Mux(self.advance, *answers))
 
         waiting = ((active, current.context), (asked_valid, asked.context), (read_valid, read.context))
         m.d.comb += self.reading.eq(
             Cat(
-                Cat(valid & (context == number) for valid, context in waiting).any()
+                Cat(valid & (context[: ceil_log2(geometry.contexts)] == number) for valid, context in waiting).any()
                 for number in range(geometry.contexts)
             )
         )

@@ -6,7 +6,7 @@ three goes into the factor, once for all lanes, and saves each of them two of si
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal, Value, unsigned
+from amaranth import Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data
 
 from ternlight.geometry import ceil_div
@@ -22,24 +22,24 @@ SHIFT = data.StructLayout({"lift": unsigned(2), "steps": unsigned(4)})
 """A right shift by STEP * steps of a product whose factor is lifted by so many bits."""
 
 
-def clip(value: Value, high: int) -> Value:
-    """The nearest value in 0..high."""
-    return Mux(value < 0, 0, Mux(value > high, high, value))[: high.bit_length()]
-
-
 def clip_negative(value: Value, offset: int, high: int) -> Value:
     """The nearest value in 0..high to -value - offset, where all is compared and computed at once."""
     return Mux(value > -offset, 0, Mux(value < -offset - high, high, (-value - offset)[: high.bit_length()]))
 
 
-def split(m: Module, amount: Value) -> data.View:
-    """A right shift of 0..SHIFT_END as the lanes do it."""
+def split(m: Module, amount: Value, *, offset: int = 0) -> data.View:
+    """A right shift by amount + offset as the lanes do it; one beyond SHIFT_END is as SHIFT_END.
+
+    A table: as a switch, synthesis would make more levels of it than its few inputs ask for.
+    """
     shift = Signal(SHIFT, src_loc_at=1)
-    with m.Switch(amount):
-        for value in range(min(SHIFT_END + 1, 1 << len(amount))):
-            steps = ceil_div(value, STEP)
-            with m.Case(value):
-                m.d.comb += [shift.steps.eq(steps), shift.lift.eq(steps * STEP - value)]
+    values = [min(index + offset, SHIFT_END) for index in range(1 << len(amount))]
+    steps = [ceil_div(value, STEP) for value in values]
+    lifts = [count * STEP - value for count, value in zip(steps, values, strict=True)]
+    for field, entries in ((shift.steps, steps), (shift.lift, lifts)):
+        for bit, target in enumerate(field):
+            table = sum((entry >> bit & 1) << index for index, entry in enumerate(entries))
+            m.d.comb += target.eq(Const(table, len(entries)).bit_select(amount, 1))
     return shift
 
 

@@ -19,7 +19,7 @@ from ..vector.reduce import Peak, SquareSum
 from .head import Head
 from .lane import Lane
 from .memories import GatedMemory, ResidualMemory
-from .progress import Progress
+from .progress import Progress, of_context
 from .reader import Reader
 from .tail import Tail
 from .updater import Updater
@@ -65,7 +65,8 @@ class NormUnit(wiring.Component):
     gain_load: the host's writes (LoadPort), in; only while idle.
     gated: the gate unit's writes of the gated memory (GatedPort), in.
     reading: one bit per context: a PEAK, STAT or QUANT of it is here that has words to be read, out.
-    idle: no command, nothing in the pipe, no writeback pending, out.
+    idle: no command, nothing in the pipe, no writeback pending, out; a command counts from the cycle after it is
+        offered.
     """
 
     fetch = 2
@@ -94,7 +95,7 @@ class NormUnit(wiring.Component):
                 "gain_load": In(LoadPort(address_bits=gains.address_bits, column_bits=gains.column_bits)),
                 "gated": In(GatedPort(geometry)),
                 "reading": Out(geometry.contexts),
-                "idle": Out(1),
+                "idle": Out(1, init=1),
             }
         )
 
@@ -108,7 +109,7 @@ class NormUnit(wiring.Component):
         m.submodules.residuals = residuals = ResidualMemory(geometry)
         m.submodules.gates = gates = GatedMemory(geometry)
         m.submodules.gains = gains = self.gains
-        writing = self._follow(m, reader, tail)
+        writing = self._follow(m, reader, updater, tail)
         self._accept(m, reader, updater, writing)
 
         connect(m, reader.read, head.read)
@@ -153,14 +154,17 @@ class NormUnit(wiring.Component):
                 self.sum.terms[index].eq(lane.term),
             ]
         reducing = self._reduce(m, head, tail)
-        m.d.comb += self.idle.eq(~(updater.busy | reader.reading.any() | head.busy | tail.busy | reducing))
+        # From a flip-flop, in which a command counts as soon as it is offered.
+        m.d.sync += self.idle.eq(
+            ~(self.command.valid | updater.busy | reader.reading.any() | head.busy | tail.busy | reducing)
+        )
         return m
 
     def _accept(self, m, reader, updater, writing):
         """Hand each command to reader or updater."""
         command = self.command.payload
         updates = (command.op == NormOp.EMBED) | (command.op == NormOp.RESID)
-        clear = ~(reader.reading | writing).bit_select(command.context, 1)
+        clear = ~of_context(reader.reading | writing, command.context)
         m.d.comb += [
             reader.command.payload.eq(command),
             reader.command.valid.eq(self.command.valid & ~updates),
@@ -169,24 +173,19 @@ class NormUnit(wiring.Component):
             self.command.ready.eq(Mux(updates, updater.command.ready & clear, reader.command.ready)),
         ]
 
-    def _follow(self, m, reader, tail):
+    def _follow(self, m, reader, updater, tail):
         """Count what is written; returns which contexts' residuals are being written."""
         geometry, port, update = self.geometry, self.gated, tail.total
-        m.submodules.residual_progress = residuals = Progress(
-            contexts=geometry.contexts, words=geometry.residual_words, queries=2
-        )
-        m.submodules.gated_progress = gates = Progress(
-            contexts=geometry.contexts, words=geometry.gated_words, queries=2
-        )
-        for number in range(2):
-            connect(m, reader.residual[number], residuals.queries[number])
-            connect(m, reader.gates[number], gates.queries[number])
-        command = self.command.payload
+        m.submodules.residual_progress = residuals = Progress(contexts=geometry.contexts, words=geometry.residual_words)
+        m.submodules.gated_progress = gates = Progress(contexts=geometry.contexts, words=geometry.gated_words)
+        connect(m, reader.residual, residuals.query)
+        connect(m, reader.gates, gates.query)
+        # A writer begins a cycle after its transfer: the next command asks later, and no other writer is taken so soon.
+        m.d.sync += [
+            residuals.begin.eq(updater.command.valid & updater.command.ready),
+            residuals.begin_context.eq(self.command.payload.context),
+        ]
         m.d.comb += [
-            residuals.begin.eq(
-                self.command.valid & self.command.ready & ((command.op == NormOp.EMBED) | (command.op == NormOp.RESID))
-            ),
-            residuals.begin_context.eq(command.context),
             residuals.write.eq(update.valid & update.payload.updates),
             residuals.write_context.eq(update.payload.target.context),
             residuals.last.eq(update.payload.last),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Signal, signed
+from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,7 +15,7 @@ from ..layouts import norm_command
 from ..pipeline import Flow
 from .beat import OPERAND_BEAT, WORD_BITS
 from .memories import word_of
-from .scaling import SHIFT, SHIFT_END, clip, lifted, split
+from .scaling import SHIFT, SHIFT_END, lifted, split
 
 
 class Updater(wiring.Component):
@@ -68,11 +68,13 @@ class Updater(wiring.Component):
         with m.If(~given_valid):
             m.d.sync += [given_valid.eq(self.command.valid), given.eq(self.command.payload)]
 
-        amount = Signal(range(SHIFT_END + 1))
-        needed = Signal(signed(EXPONENT_BITS + 2))
-        m.d.comb += needed.eq(-given.scale.exponent - given.fraction)
+        # The shift is -(exponent + fraction), or none: with -n = ~n + 1, of which the table adds the 1.
+        none, less = Signal(), Signal(SHIFT_END.bit_length())
+        complement = Signal(signed(EXPONENT_BITS + 1))
+        m.d.comb += complement.eq(~(given.scale.exponent + given.fraction))
         shift, mantissa = Signal(SHIFT), Signal(MANTISSA_BITS)
-        header_shift, scale_shift = split(m, self.header[EMBEDDING_MANTISSA_BITS:]), split(m, amount)
+        header_shift = split(m, self.header[EMBEDDING_MANTISSA_BITS:])
+        scale_shift = split(m, less, offset=1)
         # What a transfer decides must be close to registers: the last beat is foreseen, and a command that is done may
         # be followed by none, which then is not active.
         free = (self.launched.valid & beat.last) | ~active
@@ -99,14 +101,15 @@ class Updater(wiring.Component):
                 word.eq(word_of(waiting.context, waiting.source, self.geometry.residual_words)),
                 header.eq(waiting.op == NormOp.EMBED),
                 mantissa.eq(waiting.scale.mantissa),
-                shift.eq(scale_shift),
+                shift.eq(Mux(none, 0, scale_shift)),
             ]
         with m.If(given_valid & ~waiting_valid):
             m.d.sync += [
                 given_valid.eq(0),
                 waiting_valid.eq(1),
                 waiting.eq(given),
-                amount.eq(clip(needed, SHIFT_END)),
+                none.eq(complement < 0),
+                less.eq(complement[: len(less)] | complement[len(less) : -1].any().replicate(len(less))),
             ]
 
         m.d.comb += [

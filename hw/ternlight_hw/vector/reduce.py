@@ -87,34 +87,31 @@ class Peak(wiring.Component):
         peak, first = Signal(MAGNITUDE), Signal(init=1)
         saturates = Signal(BEYOND)
         candidates = values[0], values[-1]
-        exceeds = Cat(_exceeds(m, platform, value, peak.as_value()) for value in candidates).any()
+        ahead = _exceeds(m, platform, *candidates)
+        exceeds = [first | _exceeds(m, platform, value, peak.as_value()) for value in candidates]
         with m.If(tag.valid):
             m.d.sync += first.eq(tag.last)
             for side in ("below", "above"):
                 m.d.sync += saturates[side].eq(beyond[side] | (saturates[side] & ~first))
-            with m.If(first | exceeds):
-                m.d.sync += peak.as_value().eq(_larger(m, platform, list(candidates)))
+        # Also when there is no beat: the one before comes again, and does no harm once the peak is taken.
+        with m.If(exceeds[0] & ahead):
+            m.d.sync += peak.as_value().eq(candidates[0])
+        with m.Elif(exceeds[1] & ~ahead):
+            m.d.sync += peak.as_value().eq(candidates[1])
         tag.advance()
 
         # The zeros are counted before the addition: one too many if it makes a power of two of ones alone.
         floor, plus = peak.floor, peak.plus
         value, zeros = Signal(ELEMENT_BITS), Signal(range(ELEMENT_BITS + 1))
-        carried, empty = Signal(), Signal()
+        carried, empty, extreme = Signal(), Signal(), Signal(BEYOND)
         with m.If(tag.valid):
             m.d.sync += [
                 value.eq(floor + plus),
                 zeros.eq(leading_zeros(m, floor)),
                 carried.eq(plus & ~(floor[1:] & ~floor[:-1]).any()),
                 empty.eq(peak.as_value() == 0),
+                extreme.eq(saturates),
             ]
-            with m.If(saturates.below | saturates.above):
-                highest = (1 << ELEMENT_BITS - 1) - 1
-                m.d.sync += [
-                    value.eq(Mux(saturates.below, highest + 1, highest)),
-                    zeros.eq(1),
-                    carried.eq(saturates.below),
-                    empty.eq(0),
-                ]
         tag.advance()
 
         normal = named(m, (value << zeros)[:ELEMENT_BITS][-MANTISSA_BITS:])
@@ -126,6 +123,17 @@ class Peak(wiring.Component):
                 result.value.mantissa.eq(Cat(normal[:-1], normal[-1] | carried)),
                 result.value.exponent.eq(Mux(empty, 0, ELEMENT_BITS - MANTISSA_BITS - zeros + carried)),
             ]
+            # The magnitudes of the lowest and of the highest element: a power of two, and, truncated, ones alone.
+            with m.If(extreme.below):
+                m.d.sync += [
+                    result.value.mantissa.eq(1 << MANTISSA_BITS - 1),
+                    result.value.exponent.eq(ELEMENT_BITS - MANTISSA_BITS),
+                ]
+            with m.Elif(extreme.above):
+                m.d.sync += [
+                    result.value.mantissa.eq((1 << MANTISSA_BITS) - 1),
+                    result.value.exponent.eq(ELEMENT_BITS - 1 - MANTISSA_BITS),
+                ]
         m.d.comb += self.busy.eq(tag.busy | self.writeback.valid)
         return m
 
