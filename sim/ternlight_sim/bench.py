@@ -92,6 +92,8 @@ def simulate(
                     if not any(RUNTIME.glob("*.o")):
                         for compiled in build.glob("verilated*.o"):
                             shutil.copy(compiled, RUNTIME)
+                    for made in build.glob("Vtop*"):  # some 200 MB, most of it precompiled headers
+                        made.unlink()
                     (build / "built").touch()
         log = run / "run.log"
         try:
