@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from amaranth_boards.ecpix5 import ECPIX585Platform
 
 from .board import Board
@@ -15,7 +13,7 @@ BOARDS = (
         title="ECPIX-5 85F",
         platform=ECPIX585Platform,
         # The same chip as on the ULX3S, of the fastest speed grade.
-        geometry=replace(LARGE, clock_hz=125_000_000),
+        geometry=LARGE,
         led=("rgb_led", 0, "g"),
         loader="ecpix5",
     ),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from amaranth.build import Attrs, Clock, Pins, Resource
 from amaranth.vendor import GowinPlatform
 from amaranth_boards.resources import LEDResources, UARTResource
 
-from ternlight.geometry import Geometry
-
 from .board import Board
+from .ulx3s import SMALL
 
 
 class TangNano20KPlatform(GowinPlatform):
@@ -31,25 +32,7 @@ BOARDS = (
         name="tang-nano-20k",
         title="Tang Nano 20K",
         platform=TangNano20KPlatform,
-        geometry=Geometry(
-            inputs=8,
-            rows=8,
-            vector=4,
-            store_words=2048,
-            gain_words=512,
-            residual_words=32,
-            gated_words=64,
-            state_words=256,
-            program_words=256,
-            activations=128,
-            accumulator=16,
-            contexts=1,
-            slots=2,
-            prompt=64,
-            ring=64,
-            top_k=16,
-            clock_hz=27_000_000,
-        ),
+        geometry=replace(SMALL, rows=8, store_words=2048, state_words=256, clock_hz=27_000_000),
         loader="tangnano20k",
     ),
 )

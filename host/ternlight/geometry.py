@@ -14,7 +14,7 @@ TRITS_PER_CODE = 3
 CODE_BITS = 5
 CONTEXTS_MAX = 4
 
-BLOCK_BITS = 18
+STORE_BLOCK_BITS = 18
 """The weight store is made of blocks of so many bits, one block RAM each."""
 BLOCK_LOW_BITS = 16
 """Bits of a block of which an embedding's row is read by address; the other two are a block RAM's ninth bits."""
@@ -107,12 +107,12 @@ class Geometry:
     @property
     def store_blocks(self) -> int:
         """Blocks of a weight word: 3 trits in 5 bits."""
-        return ceil_div(ceil_div(self.lanes, TRITS_PER_CODE) * CODE_BITS, BLOCK_BITS)
+        return ceil_div(ceil_div(self.lanes, TRITS_PER_CODE) * CODE_BITS, STORE_BLOCK_BITS)
 
     @property
     def store_bits(self) -> int:
         """Bits of a weight word."""
-        return self.store_blocks * BLOCK_BITS
+        return self.store_blocks * STORE_BLOCK_BITS
 
     @property
     def store_columns(self) -> int:

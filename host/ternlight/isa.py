@@ -7,8 +7,10 @@ memories, activation buffers. A field list gives (name, bits) from bit 0 up; eve
 The instructions of a context are issued in order. Scalar registers hold ufloat values (ternlight_sim.golden.scalar). An
 instruction waits until the registers that it reads, and those that it will write, are valid; it invalidates those it
 writes until the value arrives. Two activation buffers join norm unit and engine: QUANT waits until its buffer is free
-and claims it; MATVEC consumes its chunks as they arrive and frees it. An operation that reads a vector memory
-follows the operation that writes it, element by element: no instruction need wait for the end of another.
+and claims it; MATVEC consumes its chunks as they arrive and frees it. A program claims a buffer again only behind the
+instruction that takes the results of its product: before, it might wait for a product that waits to be taken. An
+operation that reads a vector memory follows the operation that writes it, element by element: no instruction need wait
+for the end of another.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import BLOCK_BITS, BLOCK_LOW_BITS, COLUMN_BITS, SET_BLOCKS, Geometry, ceil_div
+from .geometry import BLOCK_LOW_BITS, COLUMN_BITS, SET_BLOCKS, STORE_BLOCK_BITS, Geometry, ceil_div
 
 SEGMENT = 4
 """Lanes of a row that accumulate one after the other."""
@@ -41,9 +41,9 @@ def cell_positions(geometry: Geometry) -> NDArray[np.int64]:
     spread, width = ceil_div(cells, BLOCK_LOW_BITS), max(1, BLOCK_LOW_BITS // cells)
     cell, bit = np.arange(cells)[:, None], np.arange(geometry.cell_bits)[None, :]
     block = bit // width * spread + cell // BLOCK_LOW_BITS
-    low = block * BLOCK_BITS + cell % BLOCK_LOW_BITS * width + bit % width
+    low = block * STORE_BLOCK_BITS + cell % BLOCK_LOW_BITS * width + bit % width
     upper = (bit - low_bits) * cells + cell
-    return np.where(bit < low_bits, low, upper // 2 * BLOCK_BITS + BLOCK_LOW_BITS + upper % 2)
+    return np.where(bit < low_bits, low, upper // 2 * STORE_BLOCK_BITS + BLOCK_LOW_BITS + upper % 2)
 
 
 @cache
@@ -56,10 +56,10 @@ def column_positions(geometry: Geometry) -> NDArray[np.int64]:
     columns = []
     for first in range(0, blocks, SET_BLOCKS):
         members = range(first, min(first + SET_BLOCKS, blocks))
-        columns.append([block * BLOCK_BITS + BLOCK_LOW_BITS + bit for block in members for bit in range(2)])
+        columns.append([block * STORE_BLOCK_BITS + BLOCK_LOW_BITS + bit for block in members for bit in range(2)])
         for pair in range(first, members.stop, 2):
             both = range(pair, min(pair + 2, blocks))
-            columns.append([block * BLOCK_BITS + bit for block in both for bit in range(BLOCK_LOW_BITS)])
+            columns.append([block * STORE_BLOCK_BITS + bit for block in both for bit in range(BLOCK_LOW_BITS)])
     return np.array([column + [-1] * (COLUMN_BITS - len(column)) for column in columns])
 
 

@@ -12,6 +12,11 @@ from amaranth.utils import ceil_log2
 BLOCK_RAM_SHAPES = {36: 512, 18: 1024, 9: 2048, 4: 4096, 2: 8192, 1: 16384}
 """Words of an ECP5 block RAM by their width."""
 
+DISTRIBUTED_RAM_WORDS = 16
+"""Words that one LUT holds of a bit; from the next one on, multiplexers follow."""
+DISTRIBUTED_RAM = {"ram_style": "distributed"}
+"""Attributes of a memory that is to be in LUTs: left to itself, Yosys takes block RAM from some 30 words on."""
+
 
 def is_ecp5(platform: Any) -> bool:
     """Whether the platform's device is an ECP5: block RAM, distributed RAM and carry chains are then instantiated."""

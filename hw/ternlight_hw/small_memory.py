@@ -8,6 +8,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from .primitives import DISTRIBUTED_RAM
+
 
 class SmallMemory(wiring.Component):
     """A memory of few rows in distributed RAM, with a port to write and a port to read.
@@ -37,10 +39,7 @@ class SmallMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # Left to itself, Yosys takes block RAM from some 30 rows on.
-        m.submodules.rows = rows = Memory(
-            shape=self.shape, depth=self.depth, init=[], attrs={"ram_style": "distributed"}
-        )
+        m.submodules.rows = rows = Memory(shape=self.shape, depth=self.depth, init=[], attrs=DISTRIBUTED_RAM)
         write, row = rows.write_port(), rows.read_port(domain="comb")
         m.d.comb += [
             write.addr.eq(self.write.addr),

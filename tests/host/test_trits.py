@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from ternlight.geometry import BLOCK_BITS, CODE_BITS, Geometry
+from ternlight.geometry import CODE_BITS, STORE_BLOCK_BITS, Geometry
 from ternlight.store_word import from_columns, lane_order
 from ternlight.trits import NONZERO, UNREAD, decode, encode, pack_store_words, unpack_store_words
 
@@ -48,7 +48,7 @@ def test_store_words(inputs, rows, vector):
     np.testing.assert_array_equal(unpack_store_words(words, geometry), trits)
     # Code k lies in bits 5 k and up of the word.
     bits = from_columns(words, geometry)
-    assert bits.shape == (50, geometry.store_blocks * BLOCK_BITS)
+    assert bits.shape == (50, geometry.store_blocks * STORE_BLOCK_BITS)
     order = lane_order(geometry)
     for code in range(geometry.lanes // 3):
         value = int(bits[7, CODE_BITS * code :][:CODE_BITS] @ (1 << np.arange(CODE_BITS)))

@@ -9,7 +9,7 @@ from cocotb.triggers import FallingEdge
 
 from ternlight import trits, weights
 from ternlight.formats import ACTIVATION_BITS, EMBEDDING_SCALE_BITS
-from ternlight.geometry import BLOCK_BITS, Geometry
+from ternlight.geometry import STORE_BLOCK_BITS, Geometry
 from ternlight.store_word import from_columns
 from ternlight_hw.engine.lanes import Lanes
 from ternlight_hw.engine.plain import PlainLanes, Row
@@ -47,7 +47,7 @@ class Driver:
             value = int.from_bytes(np.packbits(word, bitorder="little").tobytes(), "little")
             for pair in range(pairs):
                 dut.load__enable.value, dut.load__address.value, dut.load__pair.value = 1, address, pair
-                dut.load__data.value = value >> 2 * BLOCK_BITS * pair & (1 << 2 * BLOCK_BITS) - 1
+                dut.load__data.value = value >> 2 * STORE_BLOCK_BITS * pair & (1 << 2 * STORE_BLOCK_BITS) - 1
                 await self.tick()
         dut.load__enable.value = 0
         for _ in range(40):

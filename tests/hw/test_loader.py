@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cocotb.triggers import FallingEdge
 
-from ternlight.geometry import BLOCK_BITS, Geometry, ceil_div
+from ternlight.geometry import STORE_BLOCK_BITS, Geometry, ceil_div
 from ternlight.store_word import to_columns
 from ternlight_hw.engine.loader import Loader
 from ternlight_sim.bench import parameters, rng, simulate, start
@@ -34,12 +34,12 @@ async def bench_loader(dut):
                 await FallingEdge(dut.clk)
                 assert not dut.write__enable.value
         assert sorted(written) == list(range(pairs))
-        stored = np.zeros(2 * BLOCK_BITS * pairs, np.uint8)
+        stored = np.zeros(2 * STORE_BLOCK_BITS * pairs, np.uint8)
         stored[: len(word)] = word
         for pair, value in written.items():
-            blocks = stored[2 * BLOCK_BITS * pair :][: 2 * BLOCK_BITS]
+            blocks = stored[2 * STORE_BLOCK_BITS * pair :][: 2 * STORE_BLOCK_BITS]
             # A pair may have no second block.
-            mask = (1 << min(2, geometry.store_blocks - 2 * pair) * BLOCK_BITS) - 1
+            mask = (1 << min(2, geometry.store_blocks - 2 * pair) * STORE_BLOCK_BITS) - 1
             assert value & mask == int.from_bytes(np.packbits(blocks, bitorder="little").tobytes(), "little")
 
 

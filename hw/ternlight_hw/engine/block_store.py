@@ -8,9 +8,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ternlight.geometry import (
-    BLOCK_BITS,
     BLOCK_LOW_BITS,
     CODE_BITS,
+    STORE_BLOCK_BITS,
     TRITS_PER_CODE,
     Geometry,
     ceil_div,
@@ -37,14 +37,14 @@ def code_skews(geometry: Geometry) -> list[int]:
 def block_skews(geometry: Geometry) -> list[int]:
     """The skew of each block, that of the code that its first bit belongs to."""
     skews = code_skews(geometry)
-    return [skews[block * BLOCK_BITS // CODE_BITS] for block in range(geometry.store_blocks)]
+    return [skews[block * STORE_BLOCK_BITS // CODE_BITS] for block in range(geometry.store_blocks)]
 
 
 def upper_cell_bits(geometry: Geometry) -> list[list[tuple[int, int]]]:
     """Where the bits of a cell lie that no narrow port reads: for each, (block, bit) by cell."""
     low_bits = min(geometry.cell_low_bits(geometry.cells), geometry.cell_bits)
     return [
-        [divmod(int(position), BLOCK_BITS) for position in cell_positions(geometry)[:, bit]]
+        [divmod(int(position), STORE_BLOCK_BITS) for position in cell_positions(geometry)[:, bit]]
         for bit in range(low_bits, geometry.cell_bits)
     ]
 
@@ -70,10 +70,9 @@ class BlockStore(wiring.Component):
     """
 
     def __init__(self, *, geometry: Geometry, product_cycle: int, embed_gap: int) -> None:
-        if geometry.store_words > BLOCK_RAM_SHAPES[BLOCK_BITS]:
-            raise ValueError(
-                f"store_words must be at most {BLOCK_RAM_SHAPES[BLOCK_BITS]} on an ECP5, not {geometry.store_words}"
-            )
+        limit = BLOCK_RAM_SHAPES[STORE_BLOCK_BITS]
+        if geometry.store_words > limit:
+            raise ValueError(f"store_words must be at most {limit} on an ECP5, not {geometry.store_words}")
         self.geometry = geometry
         self.product_cycle = product_cycle
         self.embed_gap = embed_gap
@@ -115,7 +114,7 @@ class BlockStore(wiring.Component):
             m.d.comb += [
                 block.address.eq(addresses[skew]),
                 block.write_enable.eq(enable[skew] & (pair[skew] == index // 2)),
-                block.write_data.eq(data[skew].word_select(index % 2, BLOCK_BITS)),
+                block.write_data.eq(data[skew].word_select(index % 2, STORE_BLOCK_BITS)),
                 block.part_address.eq(part_address),
             ]
             blocks.append(block)
@@ -132,7 +131,7 @@ class BlockStore(wiring.Component):
 
         def stored_bit(position, skew):
             """A bit of the word, as late as its code."""
-            block, index = divmod(position, BLOCK_BITS)
+            block, index = divmod(position, STORE_BLOCK_BITS)
             if (position, skew) not in waiting:
                 waiting[position, skew] = Delay(m, stored[block][0][index], f"bit{position}")[skew - skews[block]]
             return waiting[position, skew]

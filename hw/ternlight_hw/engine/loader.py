@@ -7,12 +7,12 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from ternlight.geometry import BLOCK_BITS, BLOCK_LOW_BITS, COLUMN_BITS, SET_BLOCKS, Geometry
+from ternlight.geometry import BLOCK_LOW_BITS, COLUMN_BITS, SET_BLOCKS, STORE_BLOCK_BITS, Geometry
 
 from ..memory import LoadPort
 from .ports import PairWrite
 
-_UPPER_BITS = BLOCK_BITS - BLOCK_LOW_BITS
+_UPPER_BITS = STORE_BLOCK_BITS - BLOCK_LOW_BITS
 _SET_COLUMN_BITS = ceil_log2(1 + SET_BLOCKS // 2)
 
 

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ternlight.formats import ACTIVATION_BITS
-from ternlight.geometry import BLOCK_BITS, BLOCK_LOW_BITS, Geometry, ceil_div
+from ternlight.geometry import BLOCK_LOW_BITS, STORE_BLOCK_BITS, Geometry, ceil_div
 from ternlight.store_word import lane_order
 
 from ..layouts import result_layout
@@ -175,9 +175,9 @@ class PlainLanes(wiring.Component):
         """The word, in the next cycle."""
         pairs = ceil_div(self.geometry.store_blocks, 2)
         m.submodules.store = store = Memory(
-            shape=unsigned(2 * BLOCK_BITS * pairs), depth=max(2, self.geometry.store_words), init=[]
+            shape=unsigned(2 * STORE_BLOCK_BITS * pairs), depth=max(2, self.geometry.store_words), init=[]
         )
-        write, read = store.write_port(granularity=2 * BLOCK_BITS), store.read_port()
+        write, read = store.write_port(granularity=2 * STORE_BLOCK_BITS), store.read_port()
         m.d.comb += [
             write.en.eq(self.load.enable << self.load.pair),
             write.addr.eq(self.load.address),
@@ -245,7 +245,7 @@ def pick_cell(word, cell, geometry: Geometry):
     """
     cells, low_bits = geometry.cells, geometry.cell_low_bits(geometry.cells)
     width, spread = max(1, BLOCK_LOW_BITS // cells), ceil_div(cells, BLOCK_LOW_BITS)
-    blocks = [word[place : place + BLOCK_BITS] for place in range(0, geometry.store_bits, BLOCK_BITS)]
+    blocks = [word[place : place + STORE_BLOCK_BITS] for place in range(0, geometry.store_bits, STORE_BLOCK_BITS)]
     parts = [block[:BLOCK_LOW_BITS].word_select(cell[: ceil_log2(BLOCK_LOW_BITS // width)], width) for block in blocks]
     upper = Cat(block[BLOCK_LOW_BITS:] for block in blocks)
     bits = []

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import Out
 from amaranth.utils import ceil_log2
 
 from ternlight.formats import ACTIVATION_BITS
-from ternlight.geometry import BLOCK_BITS, Geometry, ceil_div
+from ternlight.geometry import STORE_BLOCK_BITS, Geometry, ceil_div
 
 
 def buffers(geometry: Geometry) -> int:
@@ -75,6 +75,6 @@ class PairWrite(wiring.Signature):
                 "enable": Out(1),
                 "address": Out(unsigned(ceil_log2(geometry.store_words))),
                 "pair": Out(unsigned(ceil_log2(ceil_div(geometry.store_blocks, 2)))),
-                "data": Out(2 * BLOCK_BITS),
+                "data": Out(2 * STORE_BLOCK_BITS),
             }
         )

@@ -7,18 +7,16 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ternlight.geometry import Geometry
+from ternlight.geometry import Geometry, ceil_div
 
 from ..layouts import result_layout
 from ..pipeline import Flow
-
-_RAM_DEPTH = 16
-"""Words of distributed RAM."""
+from ..primitives import DISTRIBUTED_RAM, DISTRIBUTED_RAM_WORDS
 
 
 def queue_depth(geometry: Geometry) -> int:
     """Beats that the queue holds: what is under way in the lanes while each is taken at once, and more."""
-    return -(-4 * geometry.group_beats // _RAM_DEPTH) * _RAM_DEPTH
+    return ceil_div(4 * geometry.group_beats, DISTRIBUTED_RAM_WORDS) * DISTRIBUTED_RAM_WORDS
 
 
 class Results(wiring.Component):
@@ -45,7 +43,7 @@ class Results(wiring.Component):
         m = Module()
         layout = result_layout(self.geometry)
         m.submodules.memory = memory = Memory(
-            shape=unsigned(layout.size), depth=self.depth, init=[], attrs={"ram_style": "distributed"}
+            shape=unsigned(layout.size), depth=self.depth, init=[], attrs=DISTRIBUTED_RAM
         )
         write, read = memory.write_port(), memory.read_port(domain="comb")
         level = Signal(range(self.depth + 1))

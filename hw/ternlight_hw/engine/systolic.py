@@ -9,6 +9,7 @@ from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from ternlight.formats import ACTIVATION_BITS
 from ternlight.geometry import Geometry, ceil_div
@@ -16,14 +17,13 @@ from ternlight.store_word import SEGMENT
 
 from ..layouts import result_layout
 from ..pipeline import Flow
+from ..primitives import DISTRIBUTED_RAM, DISTRIBUTED_RAM_WORDS
 from .block_store import BlockStore
 from .carry import ZERO, accumulate, add, chain, select_add
 from .delay import Delay
 from .ports import ActivationWrite, PairWrite, StepPort, buffers
 
-_BANK_SHIFT = 4
-_RAM_DEPTH = 1 << _BANK_SHIFT
-"""Words of distributed RAM."""
+_BANK_SHIFT = exact_log2(DISTRIBUTED_RAM_WORDS)
 
 
 def row_sums(m: Module, *, activations, nonzero, negative, accumulator, clear, other):
@@ -190,7 +190,7 @@ class SystolicLanes(wiring.Component):
         """Column by column, the activations of a step 3 cycles and the column's skew behind it."""
         geometry = self.geometry
         vector = geometry.vector
-        banks = ceil_div(buffers(geometry) * geometry.buffer_chunks, _RAM_DEPTH)
+        banks = ceil_div(buffers(geometry) * geometry.buffer_chunks, DISTRIBUTED_RAM_WORDS)
         chunk = Delay(m, self.step.chunk, "chunk")
         columns = [None] * geometry.inputs
         for part in range(geometry.inputs // vector):
@@ -205,9 +205,9 @@ class SystolicLanes(wiring.Component):
                 for bank in range(banks):
                     m.submodules[f"part{part}_skew{skew}_bank{bank}"] = memory = Memory(
                         shape=unsigned(ACTIVATION_BITS * len(members)),
-                        depth=_RAM_DEPTH,
+                        depth=DISTRIBUTED_RAM_WORDS,
                         init=[],
-                        attrs={"ram_style": "distributed"},
+                        attrs=DISTRIBUTED_RAM,
                     )
                     write, port = memory.write_port(), memory.read_port(domain="comb")
                     register = Signal(port.data.shape(), name=f"read{part}_{skew}_{bank}")

@@ -17,6 +17,7 @@ from ..gated import GatedPort
 from ..layouts import WRITEBACK, gate_command, result_beat
 from ..memory import ColumnMemory, LoadPort, ReadPort
 from ..pipeline import Flow
+from ..primitives import DISTRIBUTED_RAM, DISTRIBUTED_RAM_WORDS
 from ..vector.reduce import SquareSum
 from .beat import (
     FORGET_READ,
@@ -29,9 +30,6 @@ from .beat import (
 )
 from .issue import STATE_LAG, Issue
 from .lane import FORGET_BITS, Lane
-
-RAM_DEPTH = 16
-"""Words of an ECP5's distributed RAM."""
 
 
 class GateUnit(wiring.Component):
@@ -108,10 +106,9 @@ class GateUnit(wiring.Component):
         ]
         self._access(m, issue, beats[1], states)
 
-        depth = RAM_DEPTH * ceil_div(geometry.contexts * forget_words(geometry), RAM_DEPTH)
+        depth = ceil_div(geometry.contexts * forget_words(geometry), DISTRIBUTED_RAM_WORDS) * DISTRIBUTED_RAM_WORDS
         gates = data.ArrayLayout(FORGET_BITS, geometry.half)
-        ram = {"ram_style": "distributed"}
-        m.submodules.forget_gates = memory = Memory(shape=gates, depth=depth, init=[], attrs=ram)
+        m.submodules.forget_gates = memory = Memory(shape=gates, depth=depth, init=[], attrs=DISTRIBUTED_RAM)
         forget_read, forget_write = memory.read_port(domain="comb"), memory.write_port()
         m.d.comb += [
             forget_read.addr.eq(routes[FORGET_READ].forget),

@@ -11,10 +11,8 @@ from ternlight.geometry import Geometry, ceil_div
 
 from ..gated import GatedPort
 from ..layouts import element_beat
+from ..primitives import DISTRIBUTED_RAM, DISTRIBUTED_RAM_WORDS
 from .beat import WORD_BITS
-
-RAM_BLOCK = 16
-"""Words of the smallest distributed RAM."""
 
 
 def word_of(context: Value, address: Value, words: int) -> Value:
@@ -32,7 +30,7 @@ class WordMemory(wiring.Component):
     """
 
     def __init__(self, *, depth: int, bits: int) -> None:
-        self.depth = ceil_div(depth, RAM_BLOCK) * RAM_BLOCK
+        self.depth = ceil_div(depth, DISTRIBUTED_RAM_WORDS) * DISTRIBUTED_RAM_WORDS
         self.bits = bits
         super().__init__(
             {
@@ -46,7 +44,7 @@ class WordMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        memory = Memory(shape=unsigned(self.bits), depth=self.depth, init=[], attrs={"ram_style": "distributed"})
+        memory = Memory(shape=unsigned(self.bits), depth=self.depth, init=[], attrs=DISTRIBUTED_RAM)
         m.submodules.memory = memory
         read, write = memory.read_port(domain="comb"), memory.write_port()
         m.d.comb += [

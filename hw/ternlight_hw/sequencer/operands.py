@@ -14,6 +14,7 @@ from ternlight.isa import SCALAR_FIELDS, SCALAR_REGISTERS
 
 from ..layouts import UFLOAT, WRITEBACK
 from ..pipeline import Flow
+from ..primitives import DISTRIBUTED_RAM
 
 
 class Source(enum.Enum):
@@ -55,7 +56,7 @@ class OperandBanks(wiring.Component):
         m = Module()
         found = [[], []]
         for bank, write in zip(BANKS, self.writes, strict=True):
-            memory = Memory(shape=UFLOAT, depth=SCALAR_REGISTERS, init=[], attrs={"ram_style": "distributed"})
+            memory = Memory(shape=UFLOAT, depth=SCALAR_REGISTERS, init=[], attrs=DISTRIBUTED_RAM)
             m.submodules[bank.name.lower()] = memory
             port = memory.write_port()
             m.d.comb += [
