@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ternlight.geometry import STORE_BLOCK_BITS, STORE_BLOCK_LOW_BITS, Geometry
+from ternlight.geometry import BLOCK_LOW_BITS, STORE_BLOCK_BITS, Geometry
 from ternlight.store_word import (
     SEGMENT,
     cell_positions,
@@ -49,7 +49,7 @@ def test_cells_do_not_overlap(geometry):
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_a_narrow_port_reads_the_same_bit_of_each_cell(geometry):
     """Bit j of cell c: in a block that is the same for sixteen cells, at an address that is the same for all j."""
-    width = max(1, STORE_BLOCK_LOW_BITS // geometry.cells)
+    width = max(1, BLOCK_LOW_BITS // geometry.cells)
     low = min(geometry.cell_low_bits(geometry.cells), geometry.cell_bits)
     blocks, bits = np.divmod(cell_positions(geometry)[:, :low], STORE_BLOCK_BITS)
     for cell in range(geometry.cells):
@@ -57,7 +57,7 @@ def test_a_narrow_port_reads_the_same_bit_of_each_cell(geometry):
         assert (bits[cell] // width == cell % 16).all()
         assert (bits[cell] % width == np.arange(low) % width).all()
     upper_bits = cell_positions(geometry)[:, low:] % STORE_BLOCK_BITS
-    assert (upper_bits >= STORE_BLOCK_LOW_BITS).all()
+    assert (upper_bits >= BLOCK_LOW_BITS).all()
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
