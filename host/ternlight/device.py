@@ -39,10 +39,9 @@ from .geometry import Geometry, ceil_div
 from .image import Image
 from .link.port import Port
 from .packets import Event
+from .request import SILENCE_SECONDS, Request
 from .sampling import Sampling, check_request, stop_words
 
-SILENCE_SECONDS = 2.0
-"""After so long without an event a session's record is read: events may be lost, records are not."""
 ABORT_SECONDS = 20.0
 """A token takes no device so long."""
 TAGS = 256
@@ -174,15 +173,21 @@ class Device:
     def next_event(self, slot: int, timeout: float) -> Event | None:
         """The next event of a slot, waiting for it at most so long (seconds)."""
         queue = self._events[slot]
-        end = time.monotonic() + timeout
-        while not queue:
-            news = self.port.poll_events(max(0.0, end - time.monotonic()))
-            if not news:
-                return None
-            for event in news:
-                if event.slot in self._events:
-                    self._events[event.slot].append(event)
-        return queue.popleft()
+        end = self.port.clock() + timeout
+        while not queue and self.gather(max(0.0, end - self.port.clock())) and self.port.clock() < end:
+            pass
+        return queue.popleft() if queue else None
+
+    def gather(self, timeout: float) -> bool:
+        """Put the events that have come aside for `next_event`, of all slots; whether there were any.
+
+        If there are none, those that come first within `timeout` seconds.
+        """
+        news = self.port.poll_events(timeout)
+        for event in news:
+            if event.slot in self._events:
+                self._events[event.slot].append(event)
+        return bool(news)
 
     def abort_orphans(self) -> None:
         """End the requests that a host before this one left running; a link has one host at a time."""
@@ -193,7 +198,8 @@ class Device:
                 session.abort()
 
     def drop_events(self, slot: int) -> None:
-        """Forget what is known of a slot's earlier requests."""
+        """Forget what has come of a slot's earlier requests."""
+        self.gather(0.0)
         self._events[slot].clear()
 
     def _identify(self) -> tuple[int, Geometry]:
@@ -222,7 +228,6 @@ class Session:
         self.slot = slot
         self.finish = Finish.NONE
         """Why the latest request ended."""
-        self._tag = 0
 
     def status(self) -> SessionStatus:
         """The session's progress, from its record."""
@@ -252,27 +257,36 @@ class Session:
         return self._generate(list(prompt), max_tokens, sampling, stop, keep_state)
 
     def start(
-        self, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None, *, keep_state: bool = False
-    ) -> None:
-        """Start a request whose tokens nobody wants, and do not wait for its end: several sessions can run so at once.
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        *,
+        stop: Sequence[int] = (),
+        keep_state: bool = False,
+    ) -> Request:
+        """Start a request and do not wait for its tokens: several sessions can run so at once.
 
-        `discard` keeps it going and tells how far it is; `abort` ends it. The prompt must fit the device's buffer.
-        Raises as `generate` does.
+        The device's events keep it going, or `discard` where nobody wants the tokens; `abort` ends it. The prompt must
+        fit the device's buffer. Otherwise as `generate`.
         """
         sampling = sampling or Sampling()
-        self._check(prompt, max_tokens, sampling, ())
+        self._check(prompt, max_tokens, sampling, stop)
         limit = self.device.geometry.prompt
         if len(prompt) > limit:
             raise RequestError(f"the prompt must have at most {limit} tokens on this device, not {len(prompt)}")
-        self._claim()
-        self._start(list(prompt), max_tokens, sampling, (), keep_state)
+        return self._start(self._claim(), list(prompt), max_tokens, sampling, stop, keep_state)
 
     def discard(self) -> SessionStatus:
         """Make room for more tokens in the ring by giving up those that are there; returns the session's status."""
         status = self.status()
         if status.running and status.generated:
-            self._write(SessionWord.CREDIT, [status.generated])
+            self.credit(status.generated)
         return status
+
+    def credit(self, taken: int) -> None:
+        """Tell the device that the host has so many tokens of the running request."""
+        self._write(SessionWord.CREDIT, [taken])
 
     def _check(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling, stop: Sequence[int]) -> None:
         vocabulary = self.device.require_model().vocabulary
@@ -291,21 +305,23 @@ class Session:
         self, prompt: list[int], max_tokens: int, sampling: Sampling, stop: Sequence[int], keep_state: bool
     ) -> Generator[int, None, None]:
         """One request of the device, from the claim of the slot to its end."""
-        self._claim()
+        tag = self._claim()
         try:
-            self._start(prompt, max_tokens, sampling, stop, keep_state)
-            yield from self._tokens()
+            request = self._start(tag, prompt, max_tokens, sampling, stop, keep_state)
+            while request.finish == Finish.NONE:
+                request.credit()
+                yield from request.take(self.device.next_event(self.slot, SILENCE_SECONDS))
         except LinkError:
             raise  # An abort would not arrive either.
         except BaseException:
             self.abort()
             raise
 
-    def _claim(self) -> None:
-        """Take the slot: events of an earlier request must not be taken for the next one's, whoever made it."""
+    def _claim(self) -> int:
+        """Take the slot; returns a tag that no event on its way has, whoever made the earlier request."""
         flags = self._record(SessionWord.FLAGS, 1)[0]
         self._idle_status("started again")
-        self._tag = ((flags >> TAG_SHIFT) + 1) % TAGS
+        return ((flags >> TAG_SHIFT) + 1) % TAGS
 
     def abort(self) -> None:
         """End the running request, if any, after its current token."""
@@ -353,50 +369,8 @@ class Session:
             raise DeviceError(f"session {self.slot} is running and cannot be {what}: abort it or wait for its end")
         return status
 
-    def _start(
-        self, prompt: list[int], max_tokens: int, sampling: Sampling, stop: Sequence[int], keep_state: bool
-    ) -> None:
-        geometry = self.device.geometry
-        self.device.drop_events(self.slot)
-        prompts = self.slot * (geometry.prompt // TOKENS_PER_WORD)
-        self.device.port.write(address(Window.PROMPTS, prompts), pack_tokens(prompt))
-        flags = (CONTINUE_FLAG if keep_state else 0) | self._tag << TAG_SHIFT
-        self._write(SessionWord.FLAGS, [flags, len(prompt), max_tokens, *sampling.words(), *stop_words(stop)])
-        self.device.command(Command.START, self.slot)
-
-    def _tokens(self) -> Generator[int, None, None]:
-        """The tokens of the running request, in order and without gaps whatever events are lost."""
-        geometry = self.device.geometry
-        taken = credited = 0
-        while True:
-            event = self.device.next_event(self.slot, SILENCE_SECONDS)
-            if event is None:
-                status = self.status()
-                first, end, finish = taken, status.generated, Finish.NONE if status.running else status.finish
-                if end < taken or not (status.running or finish):
-                    raise DeviceError(f"session {self.slot} has lost its request: the device was reset")
-                tokens: Sequence[int] = ()
-            elif event.tag != self._tag:
-                continue
-            else:
-                first, end, finish, tokens = event.first, event.first + len(event.tokens), event.finish, event.tokens
-            if first > taken or not tokens:
-                yield from self._ring(taken, end - len(tokens))
-                taken = max(taken, end - len(tokens))
-            for token in tokens[taken - first :]:
-                taken += 1
-                yield token
-            if finish != Finish.NONE and taken == end:
-                self.finish = finish
-                if finish == Finish.BAD_TOKEN:
-                    raise DeviceError("the device found a token beyond its vocabulary in the prompt")
-                return
-            if taken - credited >= geometry.ring // 4:
-                self._write(SessionWord.CREDIT, [taken])
-                credited = taken
-
-    def _ring(self, first: int, end: int) -> list[int]:
-        """Tokens first..end of the running request, at most a ring's, from the device's ring."""
+    def ring(self, first: int, end: int) -> list[int]:
+        """Tokens first..end of the latest request, from the device's ring: it holds the last ones only."""
         size = self.device.geometry.ring
         tokens: list[int] = []
         while first < end:
@@ -408,6 +382,20 @@ class Session:
             tokens += unpack_tokens(words)[skipped : skipped + count]
             first += count
         return tokens
+
+    def _start(
+        self, tag: int, prompt: list[int], max_tokens: int, sampling: Sampling, stop: Sequence[int], keep_state: bool
+    ) -> Request:
+        geometry = self.device.geometry
+        prompts = self.slot * (geometry.prompt // TOKENS_PER_WORD)
+        self.device.port.write(address(Window.PROMPTS, prompts), pack_tokens(prompt))
+        flags = (CONTINUE_FLAG if keep_state else 0) | tag << TAG_SHIFT
+        self._write(SessionWord.FLAGS, [flags, len(prompt), max_tokens, *sampling.words(), *stop_words(stop)])
+        # The device tells no more of the request before. What it told has come, perhaps with this tag: a reset device
+        # begins anew.
+        self.device.drop_events(self.slot)
+        self.device.command(Command.START, self.slot)
+        return Request(self, tag)
 
     def _record(self, first: SessionWord, count: int) -> list[int]:
         return self.device.port.read(self._record_address(first), count)

@@ -359,7 +359,7 @@ def test_the_ring_is_read_in_bulk(model, device, first, count):
     model.bus.sessions.rings[1] = list(range(100, 100 + SMALL.ring))
     model.bus.sessions.rings[2] = [0] * SMALL.ring
     before = device.port.statistics.requests
-    tokens = session._ring(32 + first, 32 + first + count)
+    tokens = session.ring(32 + first, 32 + first + count)
     assert tokens == [100 + (first + index) % SMALL.ring for index in range(count)]
     assert device.port.statistics.requests - before <= 2
 

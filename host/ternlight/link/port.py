@@ -80,7 +80,7 @@ class Port:
         self.transport = transport
         self.timeout = timeout
         self.statistics = Statistics()
-        self._clock = clock
+        self.clock = clock
         self._random = random.Random(seed)
         self._splitter = FrameSplitter()
         self._events: deque[Event] = deque()
@@ -139,9 +139,9 @@ class Port:
 
     def poll_events(self, timeout: float) -> list[Event]:
         """The events that have come; if there are none, those that come first within `timeout` seconds."""
-        end = self._clock() + timeout
+        end = self.clock() + timeout
         self._receive(0.0)
-        while not self._events and (left := end - self._clock()) > 0:
+        while not self._events and (left := end - self.clock()) > 0:
             self._receive(left)
         events = list(self._events)
         self._events.clear()
@@ -168,11 +168,11 @@ class Port:
     def _complete(self, exchange: Exchange, progress: Progress | None) -> list[Response]:
         total = sum(request.count or len(request.words) for request in exchange.requests)
         rounds = answered = 0
-        begin = moved = self._clock()
+        begin = moved = self.clock()
         patient = True
         self._send(exchange.due())
         while not exchange.done:
-            wait = moved + self.timeout * self._patience - self._clock()
+            wait = moved + self.timeout * self._patience - self.clock()
             for response in self._receive(wait) if wait > 0 else ():
                 lost = exchange.accept(response)
                 if response.kind == Kind.NAK:
@@ -184,11 +184,11 @@ class Port:
             if exchange.refused_address is not None:
                 raise DeviceError(_no_such_address(exchange.refused_address))
             if exchange.answered > answered:
-                rounds, answered, moved = 0, exchange.answered, self._clock()
+                rounds, answered, moved = 0, exchange.answered, self.clock()
                 self._send(exchange.due())
                 if progress is not None:
                     progress(min(answered * MAX_DATA_WORDS, total), total)
-            elif self._clock() >= moved + self.timeout * self._patience:
+            elif self.clock() >= moved + self.timeout * self._patience:
                 patient = False
                 rounds += 1
                 self.statistics.timeouts += 1
@@ -199,11 +199,11 @@ class Port:
                     len(exchange.requests),
                 )
                 self._patience = min(2 * self._patience, PATIENCE_MAX)
-                moved = self._clock()
+                moved = self.clock()
                 if rounds <= ROUNDS_MAX:
                     self._send(exchange.again())
             if rounds > ROUNDS_MAX:
-                raise LinkError(self._given_up(exchange, self._clock() - begin))
+                raise LinkError(self._given_up(exchange, self.clock() - begin))
         if patient:
             self._patience = max(1, self._patience // 2)
         return [response for response in exchange.results if response is not None]
@@ -215,7 +215,7 @@ class Port:
         sequences with such gaps. They ascend, so that a request that follows is ahead of each of them, and would be
         refused, not taken for a repeated one, if they came in disorder.
         """
-        begin = self._clock()
+        begin = self.clock()
         for attempt in range(SYNC_ATTEMPTS):
             first = self._random.randrange(SEQUENCES)
             steps = [0, *(self._random.randint(2, SYNC_STEP) for _ in range(SYNC_REQUESTS - 1))]
@@ -224,11 +224,11 @@ class Port:
             wanted = [Response(Kind.ACK, sequence) for sequence in sequences]
             latest: deque[Response] = deque(maxlen=SYNC_REQUESTS)
             wait = self.timeout * (1 << attempt // 3)
-            end = self._clock() + wait
-            while (left := end - self._clock()) > 0:
+            end = self.clock() + wait
+            while (left := end - self.clock()) > 0:
                 for response in self._receive(left):
                     # A slow device is still at earlier attempts: asking again would only add to them.
-                    end = self._clock() + wait
+                    end = self.clock() + wait
                     if not latest or response != latest[-1]:
                         latest.append(response)
                     if list(latest) == wanted:
@@ -237,7 +237,7 @@ class Port:
         heard = f"{self.statistics.corrupt} damaged packets came" if self.statistics.corrupt else "nothing came"
         raise LinkError(
             f"no device answers at {self.transport.name}: asked {SYNC_ATTEMPTS} times in "
-            f"{self._clock() - begin:.1f} s, {heard}. Is the bitstream loaded, is this the right port, and is the baud "
+            f"{self.clock() - begin:.1f} s, {heard}. Is the bitstream loaded, is this the right port, and is the baud "
             f"rate the device's?"
         )
 
