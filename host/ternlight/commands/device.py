@@ -39,13 +39,19 @@ def add_image_argument(parser: Any) -> None:
 
 def add_request_arguments(parser: Any, *, tokens: int) -> None:
     """The prompt, how many tokens follow (by default `tokens`), how, on which slot, of which image; --json."""
-    default = Sampling()
     parser.add_argument("prompt", nargs="?", default=DEFAULT_PROMPT, help='text to continue (default: "%(default)s")')
+    parser.add_argument("--json", action="store_true", help="report as JSON, at the end")
+    add_sampling_arguments(parser, tokens=tokens)
+    add_image_argument(parser)
+
+
+def add_sampling_arguments(parser: Any, *, tokens: int) -> None:
+    """How many tokens (by default `tokens`), how they are chosen, and on which slot."""
+    default = Sampling()
     parser.add_argument(
         "-n", "--tokens", type=int, default=tokens, metavar="N", help="at most so many (default: %(default)s)"
     )
     parser.add_argument("--slot", type=int, default=0, help="session slot (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="report as JSON, at the end")
     parser.add_argument(
         "--temperature", type=float, default=default.temperature, help="0 is greedy (default: %(default)s)"
     )
@@ -53,7 +59,6 @@ def add_request_arguments(parser: Any, *, tokens: int) -> None:
         "--top-k", type=int, default=default.top_k, metavar="K", help="0 for all tokens (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="of the sampling (default: %(default)s)")
-    add_image_argument(parser)
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:

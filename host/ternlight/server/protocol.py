@@ -106,9 +106,7 @@ def _message(message: Any, at: int) -> tuple[str, str]:
     return message["role"], content
 
 
-def _read(
-    body: Mapping[str, Any], prompt: str | list[int], own: tuple[str, ...], model: str, limits: Limits
-) -> Asked:
+def _read(body: Mapping[str, Any], prompt: str | list[int], own: tuple[str, ...], model: str, limits: Limits) -> Asked:
     named = _value(body, "model", "a text", lambda value: isinstance(value, str))
     if named != model:
         raise ParameterError("model", f"there is no model {named!r} here, only {model!r}", "model_not_found")

@@ -22,9 +22,7 @@ from ternlight_sim.golden_session import GoldenSession
 from ternlight_sim.machine import Machine
 from ternlight_sim.random_model import BYTE_TOKENS, byte_tokenizer, random_config, random_image
 
-GEOMETRY = Geometry(
-    inputs=8, rows=8, vector=4, activations=64, accumulator=16, slots=3, prompt=16, ring=16, top_k=64
-)
+GEOMETRY = Geometry(inputs=8, rows=8, vector=4, activations=64, accumulator=16, slots=3, prompt=16, ring=16, top_k=64)
 TOKENIZER = byte_tokenizer()
 IMAGE = random_image(
     random_config(hidden=9, intermediate=12, layers=1, vocabulary=BYTE_TOKENS, name="tiny"), 3, tokenizer=TOKENIZER

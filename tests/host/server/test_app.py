@@ -289,7 +289,10 @@ def test_requests_that_are_refused(serving, change, status, message):
     [
         ([], "messages must be a list that is not empty"),
         ("hello", "messages must be a list that is not empty"),
-        ([{"role": "tool", "content": "a"}], "messages[0] must have one of the roles system, developer, user, assistant"),
+        (
+            [{"role": "tool", "content": "a"}],
+            "messages[0] must have one of the roles system, developer, user, assistant",
+        ),
         ([{"role": "user", "content": 5}], "messages[0].content must be text"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content must be text"),
         ([{"role": "user", "content": ""}], "all messages are empty: give the beginning of a text"),
@@ -301,7 +304,15 @@ def test_messages_that_are_refused(serving, messages, message):
 
 
 def test_neutral_parameters_are_taken(serving):
-    neutral = {"n": 1, "top_p": 1.0, "echo": False, "logprobs": None, "presence_penalty": 0.0, "user": "me", "stop": None}
+    neutral = {
+        "n": 1,
+        "top_p": 1.0,
+        "echo": False,
+        "logprobs": None,
+        "presence_penalty": 0.0,
+        "user": "me",
+        "stop": None,
+    }
     assert serving.post(RIGHT | neutral)[0] == 200
 
 

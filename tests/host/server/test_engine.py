@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from .conftest import GEOMETRY, IMAGE, TOKENIZER, golden_tokens, wait_until
 from ternlight.abi import Finish
 from ternlight.errors import DeviceError, LinkError, RequestError
 from ternlight.sampling import Sampling
@@ -17,6 +16,8 @@ from ternlight.server import engine as engine_module
 from ternlight.server.engine import ATTEMPTS, BusyError, Engine, Job
 from ternlight.tokenizer import Tokenizer
 from ternlight_sim.device_model import DeviceModel
+
+from .conftest import GEOMETRY, IMAGE, TOKENIZER, golden_tokens, wait_until
 
 WILD = Sampling(temperature=1.5, top_k=0, seed=11)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ternlight.sampling import Sampling
-from ternlight.story import join
+from ternlight.story import story as story_of
 
 from .conftest import golden_text, wait_until
 from .test_app import KEY, Serving
@@ -70,7 +70,7 @@ def test_a_story_in_turns(page):
     page.fill("#text", "It sat")
     page.press("#text", "Enter")
     finished(page)
-    answer = golden_text(join(second, "It sat"), 12, Sampling(temperature=0))
+    answer = golden_text(story_of([("user", second), ("user", "It sat")]), 12, Sampling(temperature=0))
     assert story(page) == f"{second}\n\nIt sat{answer}"
     page.click("#new")
     assert story(page) == ""
