@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -277,6 +281,34 @@ def test_unknown_arguments(arguments, capsys):
     assert printed.err.startswith("usage: ternlight")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--host", "0.0.0.0"),
+            "0.0.0.0 is reached from other machines, and there is no API key: give --api-key-file, or --allow-anyone",
+        ),
+        (("--queue", 0), "--queue must be positive, not 0"),
+        (("--max-prompt", -1), "--max-prompt must be positive, not -1"),
+        (("--port", 65536), "--port must be from 0 to 65535, not 65536"),
+        (("--api-key-file", "/none"), "/none cannot be read: "),
+        (("--api-key-file", os.devnull), "/dev/null has no API key: write one a line"),
+    ],
+)
+def test_a_server_that_is_refused(monkeypatch, image_file, capsys, options, message):
+    monkeypatch.setattr(connect, "open_transport", lambda url, *, baud: pytest.fail("the device was opened"))
+    assert run("serve", image_file, *options) == RequestError.exit_code
+    assert capsys.readouterr().err.startswith(f"ternlight: {message}")
+
+
+def test_a_port_that_is_in_use(monkeypatch, image_file, capsys):
+    monkeypatch.setattr(connect, "open_transport", lambda url, *, baud: pytest.fail("the device was opened"))
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+        assert run("serve", image_file, "--port", port) == RequestError.exit_code
+    assert f"cannot listen at 127.0.0.1 port {port}: Address already in use" in capsys.readouterr().err
+
+
 # Processes.
 
 
@@ -285,7 +317,8 @@ def variables() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "generate", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash"]
+    "command",
+    ["", "generate", "chat", "serve", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash"],
 )
 def test_help_is_light(command):
     """No library that computes or builds hardware is imported for `--help`."""
@@ -300,16 +333,18 @@ def test_help_is_light(command):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: ternlight")
     imported = set(done.stderr.split())
-    heavy = {"amaranth", "numpy", "rich", "serial", "tokenizers", "ternlight_hw", "ternlight_sim", "ternlight_boards"}
-    assert not imported & heavy
+    ours = {"ternlight_hw", "ternlight_sim", "ternlight_boards"}
+    heavy = {"amaranth", "numpy", "prompt_toolkit", "rich", "serial", "starlette", "tokenizers", "uvicorn"}
+    assert not imported & (heavy | ours)
 
 
 def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
-    assert len(COMMANDS) == 9
-    for command in ("generate", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash"):
+    named = ("generate", "chat", "serve", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash")
+    assert len(COMMANDS) == len(named)
+    for command in named:
         assert f"\n    {command} " in printed
 
 
@@ -398,3 +433,80 @@ def test_an_output_that_cannot_show_everything(server, image_file):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"a?")
+
+
+def test_a_chat_that_is_piped(server, image_file):
+    """The model's text on standard output, all else on standard error, and an end of input that is no error."""
+    arguments = ["chat", "-n", "9", "--temperature", "0", "--device", server.url, "--image", str(image_file)]
+    done = subprocess.run(
+        [sys.executable, "-m", "ternlight.cli", *arguments],
+        env=variables(),
+        input=b"a bear\n/fly\n",
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode() == golden_text("a bear", 9, Sampling(temperature=0)) + "\n"
+    assert done.stderr.decode().splitlines() == ["loading the image", "there is no command /fly: /help lists them"]
+
+
+def test_a_chat_on_a_terminal(server, image_file):
+    """A line is edited, a long answer interrupted, and Ctrl-D leaves."""
+    arguments = ["chat", "-n", "1000000", "--device", server.url, "--image", str(image_file)]
+    master, slave = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ternlight.cli", *arguments],
+        env=variables() | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
+    )
+    os.close(slave)
+    screen = b""
+
+    def await_text(text: bytes) -> None:
+        nonlocal screen
+        while text not in screen:
+            assert select.select([master], [], [], 10)[0], screen
+            screen += os.read(master, 4096)
+        screen = screen[screen.index(text) + len(text) :]
+
+    with process, contextlib.ExitStack() as stack:
+        stack.callback(process.kill)  # whatever fails
+        await_text(b"0>")
+        os.write(master, b"a bearr\x7f\r")
+        while len(screen) < 200:
+            screen += os.read(master, 4096)
+        os.write(master, b"\x03")
+        await_text(b"stopped")
+        await_text(b"0>")
+        assert not server.model.bus.sessions.running
+        os.write(master, b"/session\r")
+        await_text(b" tokens ")
+        await_text(b"0>")
+        os.write(master, b"\x04")
+        assert process.wait(timeout=60) == 0
+    os.close(master)
+
+
+def test_a_server_until_it_is_interrupted(server, image_file):
+    arguments = ["serve", "--port", "0", "--device", server.url, "--image", str(image_file)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ternlight.cli", *arguments],
+        env=variables(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        url = process.stdout.readline().decode().strip()
+        body = {"model": "tiny", "prompt": "a bear", "max_tokens": 9, "temperature": 0}
+        request = urllib.request.Request(
+            f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer = json.load(response)
+        assert answer["choices"][0]["text"] == golden_text("a bear", 9, Sampling(temperature=0))
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, b"loading the image\n")

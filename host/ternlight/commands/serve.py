@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 PORT = 8000
+PORT_MAX = 65535
 GRACE_SECONDS = 3
 """Answers under way have so long to end after an interrupt."""
 
@@ -68,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("queue", "max_tokens", "max_prompt"):
         if getattr(args, name) < 1:
             raise RequestError(f"--{name.replace('_', '-')} must be positive, not {getattr(args, name)}")
+    if not 0 <= args.port <= PORT_MAX:
+        raise RequestError(f"--port must be from 0 to {PORT_MAX}, not {args.port}")
     keys, image = _keys(args), image_of(args)
     image_tokenizer(image)  # to refuse an image without one before the slow steps
     limits = Limits(prompt_tokens=args.max_prompt, max_tokens=args.max_tokens)
@@ -130,6 +133,7 @@ def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"cannot listen at {host} port {port}: {reason}. Choose another --port or --host") from None
+    except OSError as error:
+        raise RequestError(
+            f"cannot listen at {host} port {port}: {error.strerror}. Choose another --port or --host"
+        ) from None
