@@ -228,3 +228,9 @@ class DeviceModel(Transport):
 
     def close(self) -> None:
         self.closed = True
+
+    def reset(self) -> None:
+        """Everything as after power-up, also what was on its way."""
+        self.bus = BusModel(self.bus.geometry)
+        self._port = DevicePort(window_columns(self.bus.geometry), self.bus)
+        self._to_host.clear()

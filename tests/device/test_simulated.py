@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from ternlight.link.port import Port
 from ternlight.sampling import Sampling
 from ternlight.tokenizer import Tokenizer
 from ternlight_boards.simulator import DIVISOR, GEOMETRY
+from ternlight_sim.fuzz import fuzz
 from ternlight_sim.golden import vector
 from ternlight_sim.golden_session import GoldenSession
 from ternlight_sim.machine import Machine
@@ -409,6 +411,18 @@ def test_a_killed_host_leaves_no_session_behind(small):
     with open_device(small.url, image=second) as device:
         assert device.session(3).status()[:2] == (False, Finish.ABORTED)
         assert_golden(device.session(3), Machine(device.require_model()), [9, 10], 12, GREEDY)
+
+
+def test_garbage_does_not_wedge_the_device(small):
+    """Noise, endless frames and nonsense with a right CRC, over the wire; the next host gets its tokens."""
+    image = random_image(random_config(hidden=8, intermediate=8, layers=1), 1)
+    wire = open_transport(small.url)
+    for data in fuzz(random.Random(3), 400, range(1 << 28, 1 << 32, 12345)):
+        wire.write(data)
+        wire.read(4096, 0.0)
+    wire.close()
+    with open_device(small.url, image=image) as device:
+        assert_golden(device.session(2), Machine(device.require_model()), [9, 10], 12, GREEDY)
 
 
 def test_a_damaged_snapshot_is_discarded(small, tmp_path):

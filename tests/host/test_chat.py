@@ -143,8 +143,7 @@ def test_a_device_that_forgets(model, device):
     conversations = [Conversation(device, IMAGE, slot) for slot in range(2)]
     for conversation in conversations:
         turn(conversation, "A bear")
-    fresh = DeviceModel(GEOMETRY)
-    model.bus, model._port = fresh.bus, fresh._port
+    model.reset()
     with pytest.raises(LinkError):
         turn(conversations[0], "")
     for conversation in conversations:

@@ -21,6 +21,7 @@ from ternlight.packets import (
 )
 from ternlight_hw.command_port import CommandPort, HostLink, NextAddress
 from ternlight_sim.bench import StreamSink, StreamSource, parameters, rng, simulate, start
+from ternlight_sim.fuzz import fuzz
 from ternlight_sim.link_model import DevicePort, DictBus
 
 COLUMNS = {Window.REGISTERS: 1, Window.PROGRAM: 5, Window.GAINS: 4, Window.STORE: 27}
@@ -179,6 +180,31 @@ async def bench_port(dut):
 
 
 @cocotb.test()
+async def bench_fuzz(dut):
+    """The same answers and the same writes as the twin, to input of every kind, and right ones to what follows it."""
+    await start(dut)
+    random = python_random.Random(11)
+    inputs = [SYNC]
+    for number, data in enumerate(fuzz(random, 300, range(2 * ROWS))):
+        inputs.append(data)
+        if number % 10 == 9:
+            sync = encode_request(Request(Op.SYNC, number % SEQUENCES))
+            inputs += [b"\0", sync, encode_request(Request(Op.READ, (number + 1) % SEQUENCES, 3, 4))]
+    data = b"".join(inputs)
+    bus, twin_bus = memory(), memory()
+    cocotb.start_soon(serve_bus(dut, bus, None))
+    expected = DevicePort(COLUMNS, twin_bus).receive(data)
+    assert [response.kind for response in expected][-2:] == [Kind.ACK, Kind.DATA]
+    cocotb.start_soon(StreamSource(dut, "rx").send(data))
+    sink, splitter, received = StreamSink(dut, "tx"), FrameSplitter(), []
+    while len(received) < len(expected):
+        received += [decode_response(frame) for frame in splitter.feed(bytes(await sink.receive(1)))]
+    for number, (got, wanted) in enumerate(zip(received, expected, strict=True)):
+        assert got == wanted, f"answer {number}"
+    assert bus.writes == twin_bus.writes
+
+
+@cocotb.test()
 async def bench_fairness(dut):
     """While both wait for the wire, an answer follows each event and an event each answer."""
     await start(dut)
@@ -273,7 +299,7 @@ def test_port(stall):
     simulate(CommandPort(columns=COLUMNS), __file__, bench="bench_port", parameters={"stall": stall, "seed": 7})
 
 
-@pytest.mark.parametrize("bench", ["bench_fairness", "bench_burst"])
+@pytest.mark.parametrize("bench", ["bench_fairness", "bench_burst", "bench_fuzz"])
 def test_port_pace(bench):
     simulate(CommandPort(columns=COLUMNS), __file__, bench=bench)
 

@@ -15,7 +15,6 @@ from ternlight.sampling import Sampling
 from ternlight.server import engine as engine_module
 from ternlight.server.engine import ATTEMPTS, BusyError, Engine, Job
 from ternlight.tokenizer import Tokenizer
-from ternlight_sim.device_model import DeviceModel
 
 from .conftest import GEOMETRY, IMAGE, TOKENIZER, golden_tokens, wait_until
 
@@ -154,9 +153,7 @@ def test_a_device_that_is_reset_gets_its_image_again(engine, hardware, monkeypat
     asked = Asked("story", 60)
     submit(engine, asked)
     wait_until(lambda: len(asked.tokens) > 30)
-    model = hardware.model
-    fresh = DeviceModel(GEOMETRY)
-    model.bus, model._port = fresh.bus, fresh._port
+    hardware.model.reset()
     assert asked.finish() in (Finish.LENGTH, Finish.STOP)
     assert asked.tokens == asked.expected()
     assert engine.health()["link_breaks"] >= 1
