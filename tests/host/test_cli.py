@@ -318,7 +318,10 @@ def variables() -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "generate", "chat", "serve", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash"],
+    [
+        *("", "generate", "chat", "serve", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash"),
+        "doctor",
+    ],
 )
 def test_help_is_light(command):
     """No library that computes or builds hardware is imported for `--help`."""
@@ -342,7 +345,10 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
-    named = ("generate", "chat", "serve", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash")
+    named = (
+        *("generate", "chat", "serve", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash"),
+        "doctor",
+    )
     assert len(COMMANDS) == len(named)
     for command in named:
         assert f"\n    {command} " in printed
