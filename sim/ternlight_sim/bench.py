@@ -48,16 +48,19 @@ def simulate(
     bench: str,
     parameters: dict[str, Any] | None = None,
     platform: Any = None,
+    sources: Iterable[Path] = (),
 ) -> None:
     """Build the component (cached by its Verilog) and run the coroutine `bench` of `test_file` on it.
 
     parameters: anything JSON can hold; the bench reads it with `parameters()`.
     platform: what the component is elaborated for; cells that it instantiates then come from CELLS.
+    sources: Verilog of what it instantiates otherwise.
     Raises AssertionError with the end of the log when a check fails.
     """
     source = verilog.convert(component, name="dut", platform=platform, emit_src=False)
     if platform is not None:
         source += CELLS.read_text()
+    source += "".join(path.read_text() for path in sources)
     build = (BUILD_ROOT / hashlib.sha256(source.encode()).hexdigest()[:16]).absolute()
     build.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps([test_file, bench, parameters]).encode()).hexdigest()[:8]

@@ -1,0 +1,153 @@
+"""The SDRAM's stream on the memory's model: every word right, no rule broken, and how long it all takes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import cocotb
+import pytest
+from amaranth import DomainRenamer, Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from cocotb.clock import Clock
+from cocotb.triggers import FallingEdge, RisingEdge
+from cocotb.utils import get_sim_time
+
+from ternlight.sdram import GW2AR_18, IS42S16160G, MT48LC16M16A2, PARTS, Time, either
+from ternlight_hw.sdram import Controller, Registers, SdramStream
+from ternlight_hw.sdram.ports import WordAddress, request_layout, write_layout
+from ternlight_hw.sdram.refresher import Refresher
+from ternlight_hw.sdram.runs import Runs
+from ternlight_sim.bench import CLOCK_NS, StreamSink, StreamSource, parameters, rng, simulate, start
+from ternlight_sim.sdram_model import ARRAY, Rule, SdramModel, rules
+
+CLOCK_HZ = 133_333_333
+ULX3S = either(IS42S16160G, MT48LC16M16A2)
+PARTS_BY_NAME = {part.name: part for part in (*PARTS, ULX3S)}
+
+
+class Bench(wiring.Component):
+    """The stream, its registers and the memory."""
+
+    def __init__(self, *, part, burst, clock_hz=CLOCK_HZ):
+        self.stream = SdramStream(part=part, clock_hz=clock_hz, burst=burst)
+        self.model = SdramModel(part=part, clock_hz=clock_hz, burst=burst)
+        address = self.stream.address
+        super().__init__(
+            {
+                "requests": In(stream.Signature(request_layout(address))),
+                "writes": In(stream.Signature(write_layout(address))),
+                "words": Out(stream.Signature(address.word_bits)),
+                "violations": Out(len(Rule)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        in_memory = DomainRenamer("sdram")
+        m.submodules.stream = self.stream
+        m.submodules.registers = registers = in_memory(Registers(part=self.stream.part))
+        m.submodules.model = model = in_memory(self.model)
+        wiring.connect(m, self.stream.pins, registers.inner)
+        wiring.connect(m, registers.outer, model.pins)
+        for name in ("requests", "writes"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(self.stream, name))
+        wiring.connect(m, self.stream.words, wiring.flipped(self.words))
+        m.d.comb += self.violations.eq(model.violations)
+        return m
+
+
+class Memory:
+    """The bench's view of the device: what was written, and clocks of its own for both sides."""
+
+    def __init__(self, dut, *, period_ns):
+        self.dut = dut
+        self.part = PARTS_BY_NAME[parameters()["part"]]
+        self.address = WordAddress(part=self.part, burst=parameters()["burst"])
+        self.burst = parameters()["burst"]
+        self.content = {}
+        cocotb.start_soon(Clock(dut.sdram_clk, period_ns, "ns").start())
+        self.period_ns = period_ns
+
+    async def start(self):
+        self.dut.sdram_rst.value = 1
+        await start(self.dut)
+        self.dut.sdram_rst.value = 0
+        self.dut.requests__valid.value = 0
+        self.dut.words__ready.value = 0
+
+    def request(self, first, words):
+        return first | words << self.address.bits
+
+    async def write(self, pairs):
+        """Words at addresses, as fast as they are taken."""
+        source = StreamSource(self.dut, "writes")
+        self.content.update(pairs)
+        await source.send(address | word << self.address.bits for address, word in pairs)
+
+    async def read(self, requests, *, stall=0.0, request_stall=0.0):
+        """Send requests, check every word, and return the memory's cycles from the first word to the last."""
+        source = StreamSource(self.dut, "requests", stall=request_stall, seed=1)
+        sink = StreamSink(self.dut, "words", stall=stall, seed=2)
+        sending = cocotb.start_soon(source.send(self.request(*request) for request in requests))
+        wanted = [address for first, words in requests for address in range(first, first + words)]
+        received = await sink.receive(1)
+        begin = get_sim_time("ns")
+        received += await sink.receive(len(wanted) - 1)
+        cycles = (get_sim_time("ns") - begin) / self.period_ns
+        await sending
+        for index, (address, word) in enumerate(zip(wanted, received, strict=True)):
+            if address in self.content:
+                assert word == self.content[address], f"word {index}, at {address:#x}"
+        self.check()
+        return cycles
+
+    def check(self):
+        assert rules(int(self.dut.violations.value)) == []
+
+
+@cocotb.test()
+async def bench_random(dut):
+    """Writes anywhere, reads of any length across rows and banks, stalls on all sides, clocks in any ratio."""
+    random = rng()
+    memory = Memory(dut, period_ns=parameters()["period_ns"])
+    await memory.start()
+    address = memory.address
+    row = address.row_words
+    for round_ in range(8):
+        stall, request_stall = [(0.0, 0.0), (0.6, 0.0), (0.0, 0.9), (0.9, 0.5)][round_ % 4]
+        # Some rows, of different banks and of the same, written in part word by word, in part at random.
+        bases = [int(base) * row for base in random.integers(address.words // row - 4, size=4)]
+        bases.append((bases[0] + 4 * row) % (address.words - row))
+        pairs = []
+        for base in bases:
+            offset = int(random.integers(row))
+            pairs += [(base + offset + index, int.from_bytes(random.bytes(address.word_bits // 8), "little"))
+                      for index in range(int(random.integers(1, 24)))]
+        pairs += [(pairs[int(index)][0], int(random.integers(1 << 32))) for index in random.integers(len(pairs), size=8)]
+        await memory.write(pairs)
+        starts = list(memory.content)
+        requests = []
+        for _ in range(40):
+            first = max(0, starts[int(random.integers(len(starts)))] - int(random.integers(3)))
+            words = int(random.choice([1, 2, 3, 7, row, 2 * row + 1])) if random.random() < 0.3 else int(random.integers(1, 20))
+            requests.append((first, min(words, address.words - first)))
+        await memory.read(requests, stall=stall, request_stall=request_stall)
+    # The last word of the memory, and the first.
+    ends = [(address.words - 1, 1), (0, (1 << address.word_bits) - 1)]
+    await memory.write(ends)
+    await memory.read([(address.words - 2, 2), (0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("part", "burst", "period_ns"), [(ULX3S, 8, 7), (GW2AR_18, 4, 12), (PARTS[2], 8, 10)], ids=lambda value: str(value)[:12]
+)
+def test_random(part, burst, period_ns):
+    simulate(
+        Bench(part=part, burst=burst),
+        __file__,
+        bench="bench_random",
+        parameters={"part": part.name, "burst": burst, "period_ns": period_ns, "seed": burst + period_ns},
+        sources=[ARRAY],
+    )
