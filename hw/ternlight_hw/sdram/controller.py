@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth import Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ternlight.sdram import PRECHARGE_BIT, Command, SdramPart, mode_register
@@ -30,8 +30,8 @@ class Controller(wiring.Component):
     which the second waits for the first, leave at least t_rp + t_rcd cycles free, and so does a change between reads
     and writes (about 20). A refresh waits for an idle memory, or for the end of a run (see Refresher).
 
-    A run that was begun is not held up: there must be room for all its words, and a word to write must be there as its
-    run is taken. The clock of the memory is this component's.
+    A run that was begun is not held up: there must be room for all its words. The clock of the memory is this
+    component's.
 
     Parameters
     ----------
@@ -40,7 +40,8 @@ class Controller(wiring.Component):
     Members
     -------
     runs: In(stream of run_layout); of a write `count` is 0.
-    writes: In(stream of words), one is taken by each run that writes, after it was taken.
+    word: In(1 word), what the run that writes is to write, from when it is offered to when it was.
+    taken: Out(1), a pulse: `word` was taken.
     words: Out(Flow of words), of the runs that read. read_latency cycles after its READ was decided, and
         read_latency + t_rcd + 4 after its run was taken by an idle controller.
     pins: Out(SdramPins), by registers; through REGISTERS more to the memory and back.
@@ -58,13 +59,14 @@ class Controller(wiring.Component):
             raise ValueError(f"t_rrd of {timing.t_rrd} cycles is longer than opening a row takes: {self.opening}")
         self.closing_read = max(burst + timing.t_rp, timing.t_rc - self.opening)
         self.closing_write = max(burst - 1 + timing.t_wr + timing.t_rp, timing.t_rc - self.opening)
-        self.read_latency = REGISTERS + timing.cas + burst + 1
+        self.read_latency = REGISTERS + timing.cas + burst + 2
         row = self.address.row_words * burst
         self.refresh_wait = 2 * row + self.opening + self.closing_write + self.read_latency
         super().__init__(
             {
                 "runs": In(stream.Signature(run_layout(self.address))),
-                "writes": In(stream.Signature(unsigned(self.address.word_bits))),
+                "word": In(self.address.word_bits),
+                "taken": Out(1),
                 "words": Out(Flow(unsigned(self.address.word_bits))),
                 "pins": Out(SdramPins(part)),
             }
@@ -197,42 +199,53 @@ class Controller(wiring.Component):
             with m.If(activate & (following.bank == bank)):
                 m.d.sync += busy[bank].eq(1)
 
-        # The pins. Bank and address may be anything with NOP, and so need not wait for the decision.
+        # Bank and address may be anything with NOP, and so need not wait for the decision.
         all_banks = Const(1 << PRECHARGE_BIT, address.row_bits)
         mode = Const(mode_register(burst=burst, cas=timing.cas), address.row_bits)
         column_address = Cat(Const(0, burst.bit_length() - 1), current.column)
+        early = Signal(
+            data.StructLayout({"command": 3, "bank": address.bank_bits, "address": address.row_bits}),
+            init={"command": Command.NOP},
+        )
         m.d.sync += [
-            pins.command.eq(Command.NOP),
-            pins.bank.eq(Mux(column, current.bank, following.bank)),
-            pins.address.eq(following.row),
-            pins.mask.eq(~configured),
+            early.command.eq(Command.NOP),
+            early.bank.eq(Mux(column, current.bank, following.bank)),
+            early.address.eq(following.row),
         ]
         with m.If(column):
             m.d.sync += [
-                pins.command.eq(Mux(current.write, Command.WRITE, Command.READ)),
-                pins.address.eq(column_address | closes << PRECHARGE_BIT),
+                early.command.eq(Mux(current.write, Command.WRITE, Command.READ)),
+                early.address.eq(column_address | closes << PRECHARGE_BIT),
             ]
         with m.If(activate):
-            m.d.sync += pins.command.eq(Command.ACTIVATE)
+            m.d.sync += early.command.eq(Command.ACTIVATE)
         with m.If(refresh):
-            m.d.sync += pins.command.eq(Command.REFRESH)
+            m.d.sync += early.command.eq(Command.REFRESH)
         with m.If(close_all):
-            m.d.sync += [pins.command.eq(Command.PRECHARGE), pins.address.eq(all_banks)]
+            m.d.sync += [early.command.eq(Command.PRECHARGE), early.address.eq(all_banks)]
         with m.If(set_mode):
-            m.d.sync += [pins.command.eq(Command.MODE), pins.address.eq(mode), pins.bank.eq(0)]
-        self._data(m, column, current.write, beats)
+            m.d.sync += [early.command.eq(Command.MODE), early.address.eq(mode), early.bank.eq(0)]
+        # A cycle more, in which words to write are taken and the way to the pins is behind the commands.
+        m.d.sync += [
+            pins.command.eq(early.command),
+            pins.bank.eq(early.bank),
+            pins.address.eq(early.address),
+            pins.mask.eq(~configured),
+        ]
+        self._data(m, column, current.write)
         return m
 
-    def _data(self, m, column, write, beats):
+    def _data(self, m, column, write):
         """Words into beats, and beats into words."""
         pins, width = self.pins, self.part.width
-        written = Signal(self.address.word_bits)
-        taken = Signal()
-        m.d.comb += [taken.eq(column & write), self.writes.ready.eq(taken), pins.dq_o.eq(written[:width])]
-        m.d.sync += written.eq(Mux(taken, self.writes.payload, written >> width))
-        with m.If(taken):
-            m.d.sync += pins.dq_oe.eq(1)
-        with m.Elif(beats == 0):
+        written, left = Signal(self.address.word_bits), Signal(range(self.burst))
+        m.d.comb += pins.dq_o.eq(written[:width])
+        m.d.sync += [self.taken.eq(column & write), written.eq(Mux(self.taken, self.word, written >> width))]
+        with m.If(self.taken):
+            m.d.sync += [pins.dq_oe.eq(1), left.eq(self.burst - 1)]
+        with m.Elif(left != 0):
+            m.d.sync += left.eq(left - 1)
+        with m.Else():
             m.d.sync += pins.dq_oe.eq(0)
         # A word is complete a fixed time after its READ.
         coming = Signal(self.read_latency)

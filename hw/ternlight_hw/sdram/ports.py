@@ -76,5 +76,5 @@ def write_layout(address: WordAddress) -> data.StructLayout:
 
 
 def order_layout(address: WordAddress) -> data.StructLayout:
-    """A request, or, if `write` is set, a word that waits in the queue of words to write."""
+    """A request, or, if `write` is set, the address of a word that waits to be written."""
     return data.StructLayout({"write": 1, "request": request_layout(address)})

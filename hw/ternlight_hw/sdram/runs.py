@@ -12,7 +12,7 @@ from .ports import WordAddress, order_layout, run_layout
 class Runs(wiring.Component):
     """Cuts orders where a row ends, and lets a run that reads go when there is room for all its words.
 
-    One run per 4 cycles while there is room, in the order of orders; the first 3 cycles after its order was taken.
+    One run per 4 cycles while there is room, in the order of orders; the first 4 cycles after its order was taken.
 
     Parameters
     ----------
@@ -73,7 +73,9 @@ class Runs(wiring.Component):
                     m.next = "CUT"
             with m.State("CUT"):
                 to_end = Signal(range(address.row_words + 1))
-                m.d.comb += to_end.eq(address.row_words - column)
+                m.d.sync += to_end.eq(address.row_words - column)
+                m.next = "COUNT"
+            with m.State("COUNT"):
                 m.d.sync += words.eq(Mux(left > to_end, to_end, left))
                 m.next = "WAIT"
             with m.State("WAIT"):

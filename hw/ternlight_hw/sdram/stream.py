@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth import DomainRenamer, Module, Mux, Signal, unsigned
 from amaranth.lib import fifo, stream, wiring
+from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
 from ternlight.sdram import SdramPart
@@ -42,8 +43,7 @@ class SdramStream(wiring.Component):
     -------
     requests: In(stream of request_layout).
     writes: In(stream of write_layout). A write goes before a request that is offered in the same cycle. Requests see all
-        writes that were taken before them. About a word every 30 cycles of the memory's clock, and one every `burst`
-        cycles where the next is in the same row and waits already.
+        writes that were taken before them. A word crosses alone: about one every 30 cycles of the memory's clock.
     words: Out(stream of words).
     pins: Out(SdramPins), in domain `sdram`, for Pads or Registers.
     """
@@ -76,32 +76,35 @@ class SdramStream(wiring.Component):
         m.submodules.orders = orders = fifo.AsyncFIFO(
             width=layout.size, depth=QUEUE, w_domain="sync", r_domain=MEMORY
         )
-        # A word is there long before its run: both cross in the same time, and a run then takes some cycles more.
-        m.submodules.written = written = fifo.AsyncFIFO(width=word_bits, depth=QUEUE, w_domain="sync", r_domain=MEMORY)
         m.submodules.read = read = fifo.AsyncFIFOBuffered(
             width=word_bits, depth=self.depth + 1, w_domain=MEMORY, r_domain="sync"
         )
         order, following = Signal(layout), Signal(layout)
         write, request = self.writes, self.requests
+        # A word to write waits here, while its order crosses, until the memory's side has taken it.
+        word, held, released, returned, seen = Signal(word_bits), Signal(), Signal(), Signal(), Signal()
+        m.d[MEMORY] += released.eq(released ^ controller.taken)
+        m.submodules.returned = FFSynchronizer(released, returned)
+        m.d.sync += seen.eq(returned)
+        with m.If(write.valid & write.ready):
+            m.d.sync += [word.eq(write.payload.word), held.eq(1)]
+        with m.Elif(returned != seen):
+            m.d.sync += held.eq(0)
         with m.If(write.valid):
             m.d.comb += [order.write.eq(1), order.request.first.eq(write.payload.address), order.request.words.eq(1)]
         with m.Else():
             m.d.comb += order.request.eq(request.payload)
         m.d.comb += [
-            write.ready.eq(orders.w_rdy & written.w_rdy),
+            write.ready.eq(orders.w_rdy & ~held),
             request.ready.eq(orders.w_rdy & ~write.valid),
             orders.w_data.eq(order),
             orders.w_en.eq(Mux(write.valid, write.ready, request.valid & request.ready)),
-            written.w_data.eq(write.payload.word),
-            written.w_en.eq(write.valid & write.ready),
             # To runs and controller.
             following.eq(orders.r_data),
             runs.orders.payload.eq(following),
             runs.orders.valid.eq(orders.r_rdy),
             orders.r_en.eq(runs.orders.ready),
-            controller.writes.payload.eq(written.r_data),
-            controller.writes.valid.eq(written.r_rdy),
-            written.r_en.eq(controller.writes.ready),
+            controller.word.eq(word),
             # And back: there is room, for Runs saw to it.
             read.w_data.eq(controller.words.payload),
             read.w_en.eq(controller.words.valid),
