@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import cocotb
 import pytest
@@ -67,7 +69,7 @@ class Memory:
         self.address = WordAddress(part=self.part, burst=parameters()["burst"])
         self.burst = parameters()["burst"]
         self.content = {}
-        cocotb.start_soon(Clock(dut.sdram_clk, period_ns, "ns").start())
+        cocotb.start_soon(Clock(dut.sdram_clk, round(period_ns * 1000 / 2) * 2, "ps").start())
         self.period_ns = period_ns
 
     async def start(self):
@@ -149,5 +151,63 @@ def test_random(part, burst, period_ns):
         __file__,
         bench="bench_random",
         parameters={"part": part.name, "burst": burst, "period_ns": period_ns, "seed": burst + period_ns},
+        sources=[ARRAY],
+    )
+
+
+@cocotb.test()
+async def bench_bandwidth(dut):
+    """Shares of the peak, with the queue of requests full; kept in `bandwidth.json` beside the log."""
+    random = rng()
+    memory = Memory(dut, period_ns=1e9 / CLOCK_HZ)
+    await memory.start()
+    address, burst = memory.address, memory.burst
+    word_bytes, row = address.word_bits // 8, address.row_words
+    rows = [int(number) * row for number in random.integers(address.words // row, size=100)]
+    loads = {
+        "one long read": [(5, 8000)],
+        "long read in requests of 7 words": [(5 + 7 * number, 7) for number in range(1000)],
+        "rows in order": [(number * row, row) for number in range(100)],
+        "rows anywhere": [(base, row) for base in rows],
+    }
+    for size in (128, 256, 512):
+        words = size // word_bytes
+        starts = random.integers(address.words - words, size=300)
+        loads[f"{size} bytes anywhere"] = [(int(first), words) for first in starts]
+    sizes = [int(size) for size in random.integers(100, 701, size=300)]
+    firsts = [int(first) for first in random.integers(0, memory.part.size - 800, size=300)]
+    loads["100 to 700 bytes at any byte"] = [
+        (first // word_bytes, (first + size - 1) // word_bytes - first // word_bytes + 1)
+        for first, size in zip(firsts, sizes, strict=True)
+    ]
+    shares = {}
+    for name, requests in loads.items():
+        words = sum(count for _, count in requests)
+        shares[name] = round((words - 1) * burst / await memory.read(requests), 4)
+        cocotb.log.info("%s: %.2f %%", name, 100 * shares[name])
+    Path("bandwidth.json").write_text(json.dumps({"part": memory.part.name, "shares": shares}, indent=1))
+    least = parameters()["least"]
+    assert {name: share for name, share in shares.items() if share < least[name]} == {}
+
+
+LEAST = {
+    "one long read": 0.985,
+    "long read in requests of 7 words": 0.985,
+    "rows in order": 0.98,
+    "rows anywhere": 0.97,
+    "128 bytes anywhere": 0.8,
+    "256 bytes anywhere": 0.85,
+    "512 bytes anywhere": 0.9,
+    "100 to 700 bytes at any byte": 0.9,
+}
+
+
+@pytest.mark.parametrize(("part", "burst"), [(ULX3S, 8), (GW2AR_18, 4)], ids=["x16", "x32"])
+def test_bandwidth(part, burst):
+    simulate(
+        Bench(part=part, burst=burst),
+        __file__,
+        bench="bench_bandwidth",
+        parameters={"part": part.name, "burst": burst, "seed": burst, "least": LEAST},
         sources=[ARRAY],
     )
