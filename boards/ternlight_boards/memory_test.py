@@ -30,7 +30,7 @@ from .board import Board, find_board
 from .build import NEXTPNR_REPORT
 from .families import TOP, family_of
 from .memory_clock import MemoryClock
-from .report import MHZ, read_nextpnr
+from .report import read_nextpnr
 
 ULX3S = either(IS42S16160G, MT48LC16M16A2)
 """Boards were made with either."""
@@ -113,9 +113,7 @@ def synthesise(board: Board, folder: Path) -> None:
     for name in (f"{TOP}.il", f"{TOP}.{family.constraints}"):
         content = files[name]
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    (folder / f"{TOP}.ys").write_text(
-        f"read_rtlil {TOP}.il\n{family.synthesis} -top {TOP} -json {TOP}.json\n"
-    )
+    (folder / f"{TOP}.ys").write_text(f"read_rtlil {TOP}.il\n{family.synthesis} -top {TOP} -json {TOP}.json\n")
     tools.run("yosys", [f"{TOP}.ys"], folder=folder, log=folder / "yosys.log")
     family.improve(folder / f"{TOP}.json")
 

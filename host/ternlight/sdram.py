@@ -116,7 +116,9 @@ class SdramPart:
         latencies = [cas for cas, shortest in self.t_ck if shortest <= period_ns + 1e-6]
         if not latencies:
             fastest = 1e3 / min(shortest for _, shortest in self.t_ck)
-            raise FitError(f"{self.name} runs at up to {fastest:.1f} MHz, not at {clock_hz / 1e6:g} MHz: lower the clock")
+            raise FitError(
+                f"{self.name} runs at up to {fastest:.1f} MHz, not at {clock_hz / 1e6:g} MHz: lower the clock"
+            )
         times = {
             field.name: getattr(self, field.name).at(clock_hz)
             for field in fields(Timing)

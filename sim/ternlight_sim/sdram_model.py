@@ -155,9 +155,7 @@ class SdramModel(wiring.Component):
         forbid(Rule.T_MRD, any_command & (age_of(set_mode, t.t_mrd, "since_mode") < t.t_mrd))
         forbid(Rule.T_RFC, any_command & (age_of(refresh, t.t_rfc, "since_refresh") < t.t_rfc))
         forbid(Rule.CLOSED, column & (~is_open | closing).bit_select(pins.bank, 1))
-        forbid(
-            Rule.OPEN, (activate & is_open.bit_select(pins.bank, 1)) | ((refresh | set_mode) & is_open.any())
-        )
+        forbid(Rule.OPEN, (activate & is_open.bit_select(pins.bank, 1)) | ((refresh | set_mode) & is_open.any()))
 
         self._start(m, t, forbid, any_command, activate, every_bank, refresh, set_mode)
         self._refresh(m, t, forbid, activate, refresh)

@@ -284,9 +284,7 @@ async def bench_rules(dut):
 
 
 def test_rules():
-    simulate(
-        SdramModel(part=PART, clock_hz=CLOCK_HZ, burst=BURST), __file__, bench="bench_rules", sources=[ARRAY]
-    )
+    simulate(SdramModel(part=PART, clock_hz=CLOCK_HZ, burst=BURST), __file__, bench="bench_rules", sources=[ARRAY])
 
 
 @pytest.mark.parametrize("rule", Rule)

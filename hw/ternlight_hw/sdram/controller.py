@@ -20,15 +20,16 @@ class Controller(wiring.Component):
     """Reads and writes runs of words, each in one row, in their order, and refreshes.
 
     A word is one burst. Its READ or WRITE takes one cycle of its `burst` on the command bus; in the others the row of
-    the run after it is opened, in another bank, and the last burst of a run closes its row (auto precharge). So words
-    follow each other without a gap
+    the run after it is opened, in another bank, and the last burst of a run closes its row (auto precharge). If the run
+    after is offered as a run begins, words follow each other without a gap
 
-        within a run; across runs of different banks, if the first is long enough to open the second's row behind it:
-        activation_cycles(); and across runs of the same row, which stays open,
+    * within a run, and across runs of the same row, which stays open;
+    * across runs in different banks, if the first lasts opening + 5 cycles.
 
-    provided that the run after is in `runs` as the one before begins. Runs of different rows of the same bank, of
-    which the second waits for the first, leave at least t_rp + t_rcd cycles free, and so does a change between reads
-    and writes (about 20). A refresh waits for an idle memory, or for the end of a run (see Refresher).
+    Runs of different rows of one bank are closing_read + opening - burst cycles apart, and so reads from writes by some
+    20. A refresh waits for an idle memory, or for the end of a run (see Refresher): a batch of n costs a long read
+
+        closing_read - burst + n * t_rfc + opening cycles.
 
     A run that was begun is not held up: there must be room for all its words. The clock of the memory is this
     component's.
@@ -36,6 +37,8 @@ class Controller(wiring.Component):
     Parameters
     ----------
     part: the memory. clock_hz: of this component. burst: beats of a word, 4 or 8.
+    Of these: opening, cycles from ACTIVATE to the first READ or WRITE; closing_read and closing_write, from the last to
+    the next ACTIVATE of the bank; read_latency, from the decision to read to the word.
 
     Members
     -------
@@ -43,7 +46,7 @@ class Controller(wiring.Component):
     word: In(1 word), what the run that writes is to write, from when it is offered to when it was.
     taken: Out(1), a pulse: `word` was taken.
     words: Out(Flow of words), of the runs that read. read_latency cycles after its READ was decided, and
-        read_latency + t_rcd + 4 after its run was taken by an idle controller.
+        read_latency + opening + 2 after its run was taken by an idle controller.
     pins: Out(SdramPins), by registers; through REGISTERS more to the memory and back.
     """
 
@@ -96,11 +99,12 @@ class Controller(wiring.Component):
 
         # Power-up: a pause, all banks closed, the refreshes that are owed from the start, the mode.
         pause = Signal(range(timing.power_up + 1), init=timing.power_up)
-        powered, configured = Signal(), Signal()
+        stable, powered, configured = Signal(), Signal(), Signal()
+        m.d.sync += stable.eq(pause == 0)
         with m.If(pause != 0):
             m.d.sync += pause.eq(pause - 1)
         m.d.comb += [
-            close_all.eq(~powered & (pause == 0)),
+            close_all.eq(~powered & stable),
             set_mode.eq(powered & ~configured & ~refresher.urgent & rested),
             refresher.enable.eq(powered),
             refresher.done.eq(refresh),
@@ -154,7 +158,11 @@ class Controller(wiring.Component):
         drain = Signal(range(timing.cas + burst + 1))
         promote, kind = Signal(), Signal()
         m.d.comb += promote.eq(
-            ~running & waiting & ~fresh & (joins | (opened & (opening == 0))) & ((following.write == kind) | (drain == 0))
+            ~running
+            & waiting
+            & ~fresh
+            & (joins | (opened & (opening == 0)))
+            & ((following.write == kind) | (drain == 0))
         )
         with m.If(promote):
             m.d.sync += [

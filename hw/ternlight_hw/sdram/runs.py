@@ -12,7 +12,7 @@ from .ports import WordAddress, order_layout, run_layout
 class Runs(wiring.Component):
     """Cuts orders where a row ends, and lets a run that reads go when there is room for all its words.
 
-    One run per 4 cycles while there is room, in the order of orders; the first 4 cycles after its order was taken.
+    One run per 5 cycles while there is room, 6 if it begins an order, in the order of orders.
 
     Parameters
     ----------
@@ -82,14 +82,17 @@ class Runs(wiring.Component):
                 # `fits` is of `words` a cycle later.
                 m.next = "OFFER"
             with m.State("OFFER"):
-                m.d.comb += [self.runs.valid.eq(fits), granted.eq(self.runs.valid & self.runs.ready & ~write)]
+                m.d.comb += self.runs.valid.eq(fits)
                 with m.If(self.runs.valid & self.runs.ready):
-                    m.d.sync += [
-                        left.eq(left - words),
-                        column.eq(0),
-                        first[address.column_bits :].eq(first[address.column_bits :] + 1),
-                    ]
-                    m.next = "CUT"
-                    with m.If(left == words):
-                        m.next = "TAKE"
+                    m.next = "ADVANCE"
+            with m.State("ADVANCE"):
+                m.d.comb += granted.eq(~write)
+                m.d.sync += [
+                    left.eq(left - words),
+                    column.eq(0),
+                    first[address.column_bits :].eq(first[address.column_bits :] + 1),
+                ]
+                m.next = "CUT"
+                with m.If(left == words):
+                    m.next = "TAKE"
         return m

@@ -13,8 +13,8 @@ from .controller import Controller
 from .ports import SdramPins, WordAddress, order_layout, request_layout, write_layout
 from .runs import Runs
 
-QUEUE = 16
-"""Orders that may wait, of which a LUT's memory holds so many."""
+QUEUE = 4
+"""Orders that may wait to cross. A deeper queue's pointers would be the slowest path of the memory's clock."""
 MEMORY = "sdram"
 """The domain of the memory's clock."""
 
@@ -22,16 +22,16 @@ MEMORY = "sdram"
 class SdramStream(wiring.Component):
     """Streams words of burst * part.width bits out of an SDRAM, in the order of requests, without a gap if possible.
 
-    Requests wait in a queue, and words are fetched ahead until `depth` of them wait to be taken: a consumer that asks
-    early enough, and takes less than the memory gives, waits for the first word only. Where the memory gives less than
-    a word every `burst` cycles of its clock see Controller; what it gives over a request is measured in
-    docs/memory.md. Requests, writes and words are in this component's clock, the pins in domain `sdram`'s; the clocks
-    need not be related.
+    QUEUE requests wait ahead of those that are read, and words are fetched ahead until `depth` of them wait to be
+    taken: a consumer that asks early enough, and takes less than the memory gives, waits for the first word only. The
+    memory gives a word every `burst` cycles of its clock; see Controller for when it gives less, and docs/memory.md
+    for what is measured. Requests, writes and words are in this component's clock, the pins in domain `sdram`'s; the
+    clocks need not be related.
 
-    Instead of a weight store on chip: the compiler lays out the weight words of a token in the order of use, each
-    padded to whole words; the sequencer sends one request per MATVEC and EMBED as the operation enters the engine's
-    queue, and Issue takes, in place of an address, a weight word that a width converter gathered from `words`. `starved`
-    is then ~words.valid while a step could be issued.
+    It takes the place of a weight store on chip so: the compiler lays out the weight words of a token in the order of
+    use, each padded to whole words. The sequencer sends a request as a MATVEC or an EMBED enters the engine's queue.
+    Issue takes, instead of an address, a weight word that a width converter gathered from `words`; the engine's
+    `starved` is then that a step could be issued and `words` is not valid. Loading is a write per word.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ class SdramStream(wiring.Component):
     Members
     -------
     requests: In(stream of request_layout).
-    writes: In(stream of write_layout). A write goes before a request that is offered in the same cycle. Requests see all
-        writes that were taken before them. A word crosses alone: about one every 30 cycles of the memory's clock.
+    writes: In(stream of write_layout). A write goes before a request that is offered in the same cycle. Requests see
+        all writes that were taken before them. A word crosses alone: about one every 30 cycles of the memory's clock.
     words: Out(stream of words).
     pins: Out(SdramPins), in domain `sdram`, for Pads or Registers.
     """
@@ -73,9 +73,7 @@ class SdramStream(wiring.Component):
         m.submodules.controller = controller = in_memory(self.controller)
         m.submodules.runs = runs = in_memory(self.runs)
         layout, word_bits = order_layout(self.address), self.address.word_bits
-        m.submodules.orders = orders = fifo.AsyncFIFO(
-            width=layout.size, depth=QUEUE, w_domain="sync", r_domain=MEMORY
-        )
+        m.submodules.orders = orders = fifo.AsyncFIFO(width=layout.size, depth=QUEUE, w_domain="sync", r_domain=MEMORY)
         m.submodules.read = read = fifo.AsyncFIFOBuffered(
             width=word_bits, depth=self.depth + 1, w_domain=MEMORY, r_domain="sync"
         )
