@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from ternlight.errors import BuildError
 
@@ -32,7 +33,7 @@ class MemoryClock:
                 f"shift must be from 0 to {EIGHTHS * self.memory_divider - 1} eighths of the oscillator's period, "
                 f"not {self.shift}"
             )
-        if self.oscillator_hz not in Ecp5Pll.OSCILLATOR or self.device_hz % self.input_hz:
+        if Fraction(self.oscillator_hz) not in Ecp5Pll.OSCILLATOR or self.device_hz % self.input_hz:
             raise BuildError(
                 f"the PLL cannot run at {self.oscillator_hz / MHZ:g} MHz from {self.input_hz / MHZ:g} MHz: choose "
                 f"{Ecp5Pll.OSCILLATOR.low:g} to {Ecp5Pll.OSCILLATOR.high:g} MHz, and dividers that give a multiple of "
