@@ -1,9 +1,10 @@
 """A bitstream that tests a board's SDRAM, and what the controller's clock reaches in it.
 
-    python -m ternlight_boards.memory_test BOARD [--seeds 1 2 3] [--out DIR]
+    python -m ternlight_boards.memory_test BOARD [--seeds 1 2 3] [--shift EIGHTHS] [--out DIR]
 
 It prints a line of JSON for each seed of place and route. DIR/BOARD/device.bit is of the fastest seed that meets the
-clocks: the first LED shines until all words were read back, the second if they were right, the third if not.
+clocks: the first LED shines until all words were read back, the second if they were right, the third if not. The phase
+of the memory's clock that is right for a board lies in the middle of those with which the test passes.
 """
 
 from __future__ import annotations
@@ -101,13 +102,13 @@ class MemoryTest(Elaboratable):
             )
 
 
-def synthesise(board: Board, folder: Path) -> None:
-    """The netlist of a board's test in `folder`."""
+def synthesise(board: Board, folder: Path, *, shift: int = MemoryClock.shift) -> None:
+    """The netlist of a board's test in `folder`; shift: as of MemoryClock."""
     if board.name not in PARTS:
         raise BuildError(f"no SDRAM of {board.name} is known: choose from {', '.join(PARTS)}")
     platform = board.platform()
     family = family_of(platform)
-    clock = MemoryClock(input_hz=int(platform.default_clk_frequency))
+    clock = MemoryClock(input_hz=int(platform.default_clk_frequency), shift=shift)
     files = platform.prepare(MemoryTest(part=PARTS[board.name], clock=clock), TOP, emit_src=False).files
     folder.mkdir(parents=True, exist_ok=True)
     for name in (f"{TOP}.il", f"{TOP}.{family.constraints}"):
@@ -142,11 +143,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m ternlight_boards.memory_test")
     parser.add_argument("board", choices=PARTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument(
+        "--shift", type=int, default=MemoryClock.shift, help="of the memory's clock (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/memory-test"))
     args = parser.parse_args(arguments)
     board = find_board(args.board)
     folder = args.out / board.name
-    synthesise(board, folder)
+    synthesise(board, folder, shift=args.shift)
     family = family_of(board.platform())
     best, configuration = 0.0, folder / f"{TOP}.config"
     for seed in args.seeds:

@@ -17,7 +17,8 @@ from ternlight_boards.memory_clock import MemoryClock
 from ternlight_boards.memory_test import PARTS, MemoryTest
 from ternlight_boards.pll import MHZ, Ecp5Pll
 
-REPORTS = Path(__file__).parents[2] / "docs/reports/memory"
+PAGE = Path(__file__).parents[2] / "docs/memory.md"
+REPORTS = PAGE.parent / "reports/memory"
 PINS = {
     "ulx3s-85f": {"clk": "F19", "ras": "R20", "cas": "T19", "we": "T20", "ba0": "P19", "a10": "N19", "dq15": "J17"},
     "icepi-zero": {"clk": "A3", "ras": "A12", "cas": "B13", "we": "A13", "ba0": "A11", "a10": "A10", "dq15": "B1"},
@@ -129,3 +130,15 @@ def test_no_seed_is_fast_enough(flow, tmp_path):
     with pytest.raises(BuildError, match=r"no seed of \[4\] meets the clocks of icepi-zero: try others"):
         memory_test.main(["icepi-zero", "--seeds", "4", "--out", str(tmp_path)])
     assert flow.packed is None
+
+
+@pytest.mark.parametrize("path", sorted(REPORTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_the_page_shows_the_reports(path):
+    reports = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(clock["met"] for report in reports for clock in report["clocks"].values())
+    reached = ", ".join(f"{report['clocks']['sdram']['fmax_mhz']:.2f}" for report in reports)
+    (row,) = (line for line in PAGE.read_text().splitlines() if reached in line)
+    board = find_board(path.stem)
+    assert row.startswith(f"| {board.title} | {board.part} |")
+    for resource in ("lut4", "ff", "block_ram"):
+        assert f"| {reports[0]['resources'][resource].partition(' ')[0]} " in row

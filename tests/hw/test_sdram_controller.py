@@ -157,6 +157,15 @@ async def bench_cycles(dut):
         assert watch.gaps() == {BURST: words - 1}
     assert [command for _, command in watch.commands].count(Command.ACTIVATE) == 1
 
+    # The next row is opened at once, behind the first burst.
+    await refreshed()
+    await source.send([run(7, 0, 3), run(7, 1, 1)])
+    await watch.settle(4)
+    open_first, *rest = watch.commands
+    assert [command for _, command in rest] == [Command.READ, Command.ACTIVATE, *[Command.READ] * 3]
+    begin = open_first[0] + CONTROLLER.opening
+    assert [cycle - begin for cycle, _ in rest] == [0, 2, 8, 16, 24]
+
     # Another row of the same bank.
     await refreshed()
     await source.send([run(1, 3, 4), run(2, 3, 4)])
