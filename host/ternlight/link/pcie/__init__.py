@@ -1,0 +1,8 @@
+"""Links over PCIe: pcie:ADDRESS, by memory mapping alone or with DMA through VFIO."""
+
+from __future__ import annotations
+
+from .function import find_function, open_function
+from .transport import PcieTransport
+
+__all__ = ["PcieTransport", "find_function", "open_function"]
