@@ -79,7 +79,10 @@ class Completer(wiring.Component):
 
         # Of the request: bytes before the first wanted one and after the last one.
         single = request.length == 1
-        before, after = _zeros(request.first_enable), _zeros(Mux(single, request.first_enable, request.last_enable)[::-1])
+        before, after = (
+            _zeros(request.first_enable),
+            _zeros(Mux(single, request.first_enable, request.last_enable)[::-1]),
+        )
         none = single & (request.first_enable == 0)
         length = Mux(request.length == 0, LENGTH_MAX, request.length)
 

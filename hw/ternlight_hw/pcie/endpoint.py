@@ -9,7 +9,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from ternlight.abi import Window
-from ternlight.pcie_map import REQUEST_WINDOW, RING_WORDS, Fault, PcieCounter
+from ternlight.pcie_map import REQUEST_WINDOW, Fault, PcieCounter
 
 from ..bus import HostBus
 from ..command_port import RequestExecutor
@@ -39,8 +39,7 @@ class PcieEndpoint(wiring.Component):
 
     Requests wait in windows of WINDOW_WORDS, which is more than a host has under way.
 
-    Parameters: columns, words per row of each window (ternlight.abi.window_columns); ring_words, of the rings in the
-    host's memory.
+    Parameters: columns, words per row of each window (ternlight.abi.window_columns).
     Members:
         receive: In stream of BEAT; room: Out(1); transmit: Out stream of BEAT.
         configuration: In CONFIGURATION.
@@ -48,12 +47,9 @@ class PcieEndpoint(wiring.Component):
         bus: Out HostBus; events: In stream of PACKET_WORD.
     """
 
-    def __init__(self, *, columns: Mapping[Window, int], ring_words: int = RING_WORDS) -> None:
+    def __init__(self, *, columns: Mapping[Window, int]) -> None:
         self.columns = dict(columns)
-        self.ring_words = ring_words
         self._executor = RequestExecutor(columns=columns)
-        self._fetcher = RequestFetcher(ring_words=ring_words)
-        self._sender = AnswerSender(ring_words=ring_words)
         super().__init__(
             {
                 "receive": In(stream.Signature(BEAT)),
@@ -74,9 +70,9 @@ class PcieEndpoint(wiring.Component):
         m.submodules.completer = completer = Completer()
         m.submodules.registers = registers = PcieRegisters()
         m.submodules.requests = requests = RequestRing()
-        m.submodules.fetcher = fetcher = self._fetcher
+        m.submodules.fetcher = fetcher = RequestFetcher()
         m.submodules.answers = answers = AnswerRing()
-        m.submodules.sender = sender = self._sender
+        m.submodules.sender = sender = AnswerSender()
         m.submodules.reads = reads = TlpRequester()
         m.submodules.writes = writes = TlpRequester()
         m.submodules.arbiter = arbiter = TlpArbiter(sources=3)

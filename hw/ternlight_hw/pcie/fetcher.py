@@ -39,7 +39,6 @@ class RequestFetcher(wiring.Component):
     too late for that is `unexpected`, and taken for no other read's.
 
     Cycles from one read to the next: 6, and those of its TLP.
-    Parameters: ring_words, of the host's ring.
     Members:
         control: In RingControl; idle: Out.
         base: In, the ring's address in words; head: In; tail: In, up to which the window was read; fetched: Out.
@@ -48,9 +47,7 @@ class RequestFetcher(wiring.Component):
         write: Out RING_WRITE; news: Out FETCH_NEWS.
     """
 
-    def __init__(self, *, ring_words: int = RING_WORDS) -> None:
-        self.ring_words = ring_words
-        self._planner = BurstPlanner(ring_words=ring_words)
+    def __init__(self) -> None:
         super().__init__(
             {
                 "control": In(RingControl()),
@@ -72,7 +69,7 @@ class RequestFetcher(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.planner = planner = self._planner
+        m.submodules.planner = planner = BurstPlanner(ring_words=RING_WORDS)
         slot_bits = ceil_log2(READS)
         generation = Signal(GENERATION_BITS)
         busy = Signal(READS)

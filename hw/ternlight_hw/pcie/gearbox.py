@@ -59,6 +59,10 @@ class TlpPacker(wiring.Component):
                 m.d.sync += [beat.data[DWORD_BITS:].eq(word.dword), beat.keep.eq(3), half.eq(0)]
                 m.d.sync += self.beats.valid.eq(1)
             with m.Else():
-                m.d.sync += [beat.data.eq(Cat(word.dword, beat.data[DWORD_BITS:])), beat.keep.eq(1), half.eq(~word.last)]
+                m.d.sync += [
+                    beat.data.eq(Cat(word.dword, beat.data[DWORD_BITS:])),
+                    beat.keep.eq(1),
+                    half.eq(~word.last),
+                ]
                 m.d.sync += self.beats.valid.eq(word.last)
         return m

@@ -26,7 +26,6 @@ class AnswerSender(wiring.Component):
     reach the host in order: what the status block tells of is there.
 
     Cycles per burst: 6, its TLP's header, and 2 per word.
-    Parameters: ring_words, of the host's ring.
     Members:
         control: In RingControl; idle: Out.
         base, status_base: In, addresses in words; max_payload: In, its code.
@@ -36,9 +35,7 @@ class AnswerSender(wiring.Component):
         command: Out stream of MEMORY_COMMAND; words: Out stream of what it writes; news: Out SEND_NEWS.
     """
 
-    def __init__(self, *, ring_words: int = RING_WORDS) -> None:
-        self.ring_words = ring_words
-        self._planner = BurstPlanner(ring_words=ring_words)
+    def __init__(self) -> None:
         super().__init__(
             {
                 "control": In(RingControl()),
@@ -61,11 +58,11 @@ class AnswerSender(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.planner = planner = self._planner
+        m.submodules.planner = planner = BurstPlanner(ring_words=RING_WORDS)
         waiting, room = Signal(INDEX_BITS), Signal(INDEX_BITS)
         m.d.sync += [
             waiting.eq(self.head - self.sent),
-            room.eq(self.ring_words - (self.sent - self.host_tail)),
+            room.eq(RING_WORDS - (self.sent - self.host_tail)),
             planner.limit.eq(PAYLOAD_WORDS_MIN << self.max_payload),
         ]
         m.d.comb += [

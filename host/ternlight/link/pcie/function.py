@@ -44,7 +44,9 @@ def find_function(url: str, *, root: Path = Path("/")) -> Path:
     """The folder of a URL's function in sysfs; raises LinkError that lists those that are ternlight devices."""
     address = url.removeprefix(PCIE_SCHEME).lower()
     if not ADDRESS.fullmatch(address):
-        raise LinkError(f"{url} is no address: write {PCIE_SCHEME}DOMAIN:BUS:DEVICE.FUNCTION, as in {PCIE_SCHEME}0000:01:00.0")
+        raise LinkError(
+            f"{url} is no address: write {PCIE_SCHEME}DOMAIN:BUS:DEVICE.FUNCTION, as in {PCIE_SCHEME}0000:01:00.0"
+        )
     folder = root / DEVICES / address
     if not folder.is_dir():
         found = [path.name for path in sorted((root / DEVICES).glob("*")) if _identity(path) == (VENDOR_ID, DEVICE_ID)]

@@ -146,7 +146,9 @@ class PcieTransport(Transport):
                 self._collect()
                 self._check()
                 if self._clock() > end:
-                    raise LinkError(f"{self.name} has taken no request for {WRITE_SECONDS:g} s: load its bitstream again")
+                    raise LinkError(
+                        f"{self.name} has taken no request for {WRITE_SECONDS:g} s: load its bitstream again"
+                    )
                 self._function.wait(POLL_SECONDS)
         place = self._request_head % self._ring_words
         split = min(len(words), self._ring_words - place)

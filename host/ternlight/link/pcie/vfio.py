@@ -142,7 +142,9 @@ class VfioFunction(PcieFunction):
             self._bar = None
         if self.memory is not None:
             size = len(self._memory)
-            self._system.ioctl(self._container, UNMAP_DMA, bytearray(DMA_UNMAP.pack(DMA_UNMAP.size, 0, IO_ADDRESS, size)))
+            self._system.ioctl(
+                self._container, UNMAP_DMA, bytearray(DMA_UNMAP.pack(DMA_UNMAP.size, 0, IO_ADDRESS, size))
+            )
             self.memory.words.release()
             self.memory = None
             os.close(self._event)
@@ -160,7 +162,9 @@ class VfioFunction(PcieFunction):
         status = bytearray(GROUP_STATUS.pack(GROUP_STATUS.size, 0))
         ioctl(group, GROUP_GET_STATUS, status)
         if not GROUP_STATUS.unpack(status)[1] & GROUP_VIABLE:
-            raise LinkError(f"other functions of the IOMMU group of {self.name} have drivers: bind them to vfio-pci too")
+            raise LinkError(
+                f"other functions of the IOMMU group of {self.name} have drivers: bind them to vfio-pci too"
+            )
         ioctl(group, GROUP_SET_CONTAINER, struct.pack("=i", self._container))
         ioctl(self._container, SET_IOMMU, TYPE1_IOMMU)
         self._group = group
