@@ -2,8 +2,8 @@
 
 Packets are those of ternlight.abi without COBS and CRC, for PCIe guards its own: 32-bit words, one packet behind the
 other. Requests go through one ring of words, answers and events through another. An index counts words from the reset
-of the rings on, modulo 2**16, and word `index` of a ring of so many words lies at `index % words`. Indices move by
-whole packets.
+of the rings on, modulo 2**16, and word `index` of a ring of so many words lies at `index % words`. An index
+may stand within a packet.
 
 Without DMA both rings are windows of the BAR, of WINDOW_WORDS: the host writes requests, then REQUEST_HEAD; it reads
 ANSWER_HEAD, then answers, then writes ANSWER_TAIL. With DMA both are in the host's memory, of RING_WORDS: the device

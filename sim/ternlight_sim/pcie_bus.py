@@ -113,7 +113,7 @@ class TlpStreams:
 class HardBlock(Endpoint):  # type: ignore[misc]
     """The function's configuration space, its BAR 0 and its MSI; the design does the rest.
 
-    sent: the TLPs that the design has sent, for checks.
+    sent: the TLPs that the design has sent, for checks; while not `delivers` they go no further. interrupts: MSIs.
     """
 
     def __init__(self, dut: Any, *, stall: float = 0.0, seed: int = 0) -> None:
@@ -126,6 +126,7 @@ class HardBlock(Endpoint):  # type: ignore[misc]
         self.pcie_cap.max_payload_size_supported = 2
         self.configure_bar(0, BAR_BYTES)
         self.sent: list[Any] = []
+        self.delivers = True
         self.interrupts = 0
         self._out: Queue[Any] = Queue()
         self.streams = TlpStreams(dut, stall=stall, seed=seed, sent=self._take)
@@ -157,7 +158,8 @@ class HardBlock(Endpoint):  # type: ignore[misc]
         tlp = tlp_of(dwords)
         self.sent.append(tlp)
         self._check(tlp, dwords)
-        self._out.put_nowait(tlp)
+        if self.delivers:
+            self._out.put_nowait(tlp)
 
     def _check(self, tlp: Any, dwords: list[int]) -> None:
         """What the specification demands of every TLP."""
@@ -224,6 +226,12 @@ class Bus:
         pool = self.root.high_pool if high else self.root.mem_pool
         region = pool.alloc_region(size)
         return region.get_absolute_address(0), memoryview(region.mem)
+
+    async def limit(self, *, payload: int, read: int) -> None:
+        """Set the maximum payload of both sides and the maximum read request: 128 bytes << their codes."""
+        self.root.max_payload_size = payload
+        await self.function.set_mps(payload)
+        await self.function.set_readrq(read)
 
     async def read(self, offset: int, count: int = 1) -> list[int]:
         """Words of the BAR, one read each."""
@@ -302,9 +310,9 @@ class _Root(RootComplex):  # type: ignore[misc]
         while at < len(data):
             completion = Tlp.create_completion_data_for_tlp(tlp, PcieId(0, 0, 0))
             address = tlp.address + at
-            size = len(data) - at
-            if self.disorder is not None:
-                size = self.disorder.choice([*range(BOUNDARY - address % BOUNDARY, size, BOUNDARY), size])
+            cuts = [*range(BOUNDARY - address % BOUNDARY, len(data) - at, BOUNDARY), len(data) - at]
+            legal = [cut for cut in cuts if cut <= 128 << self.max_payload_size]
+            size = legal[-1] if self.disorder is None else self.disorder.choice(legal)
             completion.byte_count = len(data) - at
             completion.lower_address = address & 0x7F
             completion.set_data(data[at : at + size])

@@ -79,3 +79,10 @@ async def bench_story(dut):
 def test_a_small_model(dma):
     values = {"dma": dma, "shipped": False, "stall": 0.1}
     simulate(PcieTop(geometry=SMALL), __file__, bench="bench_story", parameters=values)
+
+
+@pytest.mark.on_demand
+@pytest.mark.parametrize("dma", [False, True], ids=["windows", "dma"])
+def test_the_shipped_model(dma):
+    values = {"dma": dma, "shipped": True, "stall": 0.0}
+    simulate(PcieTop(geometry=GEOMETRY), __file__, bench="bench_story", parameters=values)

@@ -83,6 +83,7 @@ class RequestFetcher(wiring.Component):
         step = Signal(range(PLAN_CYCLES + 2))
         m.d.sync += [waiting.eq(self.head - issued), room.eq(WINDOW_WORDS - (issued - self.tail))]
         most = Signal(range(READ_WORDS + 1))
+        length = Signal.like(most)  # of the read, whatever the host adds meanwhile
         m.d.sync += most.eq(Mux(self.max_read == 0, PAYLOAD_WORDS_MIN, READ_WORDS))
         m.d.comb += [
             planner.base.eq(self.base),
@@ -93,7 +94,7 @@ class RequestFetcher(wiring.Component):
         command = self.command.payload
         m.d.comb += [
             command.address.eq(planner.address),
-            command.length.eq(planner.length),
+            command.length.eq(length),
             command.tag.eq(Cat(newest, generation)),
         ]
         open_ = Signal()  # a completion has begun and not ended
@@ -108,7 +109,7 @@ class RequestFetcher(wiring.Component):
                     m.next = "PLAN"
             with m.State("PLAN"):
                 # One cycle for `waiting` and `room`, then the planner's.
-                m.d.sync += step.eq(step + 1)
+                m.d.sync += [step.eq(step + 1), length.eq(planner.length)]
                 with m.If(step == PLAN_CYCLES + 1):
                     m.next = "READ"
                     with m.If((planner.length == 0) | ~goes):
@@ -120,8 +121,8 @@ class RequestFetcher(wiring.Component):
                     m.d.sync += [
                         busy.bit_select(newest, 1).eq(1),
                         places[newest].eq(issued),
-                        missing[newest].eq(planner.length),
-                        issued.eq(issued + planner.length),
+                        missing[newest].eq(length),
+                        issued.eq(issued + length),
                         newest.eq(newest + 1),
                     ]
                     m.next = "IDLE"

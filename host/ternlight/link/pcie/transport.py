@@ -28,6 +28,8 @@ from ..base import Transport
 from .base import WORD_BYTES, PcieFunction
 
 INDICES = 1 << INDEX_BITS
+COUNT_SHIFT = 16
+"""Above it the header of a packet says how many words follow it."""
 GONE = 0xFFFFFFFF
 """What a processor reads of a function that is no longer there."""
 RESET_SECONDS = 5.0
@@ -57,6 +59,7 @@ class PcieTransport(Transport):
         self._dma = function.memory
         self._splitter = FrameSplitter()
         self._received = bytearray()
+        self._words: list[int] = []  # of a packet that is not complete
         self._request_head = self._request_tail = self._answer_tail = 0
         try:
             self._identify()
@@ -178,12 +181,10 @@ class PcieTransport(Transport):
             return
         if count > self._ring_words:
             raise LinkError(f"{self.name} tells of {count} words of answers, but its ring has {self._ring_words}")
-        words = self._take(self._answer_tail % self._ring_words, count)
-        at = 0
-        while at < count:
-            size = 1 + (words[at] >> 16)
-            self._received += seal(struct.pack(f"<{size}I", *words[at : at + size]))
-            at += size
+        self._words += self._take(self._answer_tail % self._ring_words, count)
+        while self._words and len(self._words) >= (size := 1 + (self._words[0] >> COUNT_SHIFT)):
+            self._received += seal(struct.pack(f"<{size}I", *self._words[:size]))
+            del self._words[:size]
         self._answer_tail = head
         self._register(PcieRegister.ANSWER_TAIL, head)
 
