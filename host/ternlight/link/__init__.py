@@ -12,8 +12,8 @@ SIMULATOR = "sim"
 
 
 def open_transport(url: str, *, baud: int = DEFAULT_BAUD) -> Transport:
-    """The wire that a URL names: socket://HOST:PORT, pcie:DOMAIN:BUS:DEVICE.FUNCTION, or a serial port (a device, or any
-    URL that pyserial knows).
+    """The wire that a URL names: socket://HOST:PORT, pcie:DOMAIN:BUS:DEVICE.FUNCTION, or a serial port (a device, or
+    any URL that pyserial knows).
 
     baud: bits per second of a serial port. Raises LinkError.
     """

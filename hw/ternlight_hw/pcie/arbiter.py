@@ -28,15 +28,14 @@ class TlpArbiter(wiring.Component):
         m = Module()
         turn, busy = Signal(range(self.count)), Signal()
         out = self.dwords
-        with m.If(~busy):
-            with m.Switch(turn):
-                for current in range(self.count):
-                    with m.Case(current):
-                        # The last assignment wins: the source behind the current one, then the one behind that.
-                        for distance in range(self.count, 0, -1):
-                            other = (current + distance) % self.count
-                            with m.If(self.sources[other].valid):
-                                m.d.sync += [turn.eq(other), busy.eq(1)]
+        with m.If(~busy), m.Switch(turn):
+            for current in range(self.count):
+                with m.Case(current):
+                    # The last assignment wins: that of the source behind the current one.
+                    for distance in range(self.count, 0, -1):
+                        other = (current + distance) % self.count
+                        with m.If(self.sources[other].valid):
+                            m.d.sync += [turn.eq(other), busy.eq(1)]
         with m.Else():
             with m.Switch(turn):
                 for current, source in enumerate(self.sources):

@@ -34,9 +34,9 @@ class RequestFetcher(wiring.Component):
     Up to READS reads are under way. Their completions may come in any order, and each in as many parts as the host
     likes; every word goes to its own place of the window, and `fetched` follows the oldest read that is complete. A
     completion counts only if its tag is under way, and must have just the bytes that are still missing. With any fault
-    nothing more is read. If nothing completes for `timeout` steps the reads are given up: with reads under way the
-    oldest one blocks the others soon, so that this finds a single lost one too. Tags change with every reset: what comes
-    too late for that is `unexpected`, and taken for no other read's.
+    nothing more is read. If nothing completes for `timeout` steps the reads are given up: the oldest one blocks the
+    others soon, so that this finds a single lost one too. Tags change with every reset: what comes too late for that
+    is `unexpected`, and taken for no other read's.
 
     Cycles from one read to the next: 6, and those of its TLP.
     Members:

@@ -34,11 +34,11 @@ FAULT_BITS = len(Fault)
 class PcieRegisters(wiring.Component):
     """Holds what the host writes, the faults and the counters, and leads a reset of the rings.
 
-    A write takes effect in the next cycle. A read gives, two cycles after `address`, a register, a word of the window of
-    answers, or 0.
+    A write takes effect in the next cycle. A read gives, two cycles after `address`, a register, a word of the window
+    of answers, or 0.
 
     Members:
-        write: In BAR_WRITE; address: In; data: Out, two cycles later; answer: In, of the window, one cycle after `address`.
+        write: In BAR_WRITE; address: In; data: Out, two cycles later; answer: In, of the window, one cycle later.
         configuration: In CONFIGURATION, as LINK tells it.
         control: Out RingControl; idle: In, all that it controls is; interrupts: Out(1), as the host wants them.
         request_head, answer_tail, timeout: Out; request_base, answer_base, status_base: Out, addresses in words.

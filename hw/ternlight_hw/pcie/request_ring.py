@@ -21,7 +21,7 @@ class RequestRing(wiring.Component):
     """Holds words that came by writes to the BAR or were fetched, and offers them packet by packet.
 
     A packet begins only when all its words are there, so that a host that stops in the midst of one, or a fetch that
-    fails, leaves the command port between packets. A WRITE of more than MAX_DATA_WORDS is `bad`, and nothing is offered.
+    fails, leaves the command port between packets. A WRITE of more than MAX_DATA_WORDS is `bad`, and not offered.
 
     Cycles: 4 per packet, and 2 per word. A word may be written in any cycle.
     Members: control (In, RingControl), idle (Out); write (In, RING_WRITE); head (In), the index up to which words are

@@ -80,7 +80,8 @@ class SysfsFunction(PcieFunction):
             raise LinkError(f"{url} has no BAR 0 that can be mapped: {error.filename} is missing") from error
         except PermissionError as error:
             raise LinkError(
-                f"no permission to open {error.filename}: run as root, or bind {url} to {VFIO_DRIVER} (see docs/pcie.md)"
+                f"no permission to open {error.filename}: run as root, or bind {url} to {VFIO_DRIVER} "
+                "(see docs/pcie.md)"
             ) from error
         except OSError as error:
             raise LinkError(f"{url} cannot be opened: {error}") from error

@@ -82,7 +82,8 @@ class Linux:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def ioctl(self, descriptor: int, request: int, argument: int | bytes | bytearray) -> int:
-        return fcntl.ioctl(descriptor, request, argument)
+        result: int = fcntl.ioctl(descriptor, request, argument)  # type: ignore[assignment]
+        return result
 
     def map(self, descriptor: int, size: int, offset: int) -> memoryview:
         return memoryview(mmap.mmap(descriptor, size, offset=offset))
