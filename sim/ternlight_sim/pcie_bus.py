@@ -18,7 +18,7 @@ from cocotb.triggers import Event, FallingEdge, First, RisingEdge, Timer
 from cocotb.utils import get_sim_time
 
 from ternlight.link.pcie.base import DmaMemory, PcieFunction
-from ternlight.link.pcie.vfio import MEMORY_WORDS
+from ternlight.link.pcie.transport import MEMORY_WORDS
 from ternlight.pcie_map import BAR_BYTES, CLASS_CODE, DEVICE_ID, VENDOR_ID, Link
 
 with warnings.catch_warnings():
@@ -276,7 +276,8 @@ class BusFunction(PcieFunction):
         return float(get_sim_time("ns")) / self.SECOND_NS
 
     def read(self, offset: int, count: int = 1) -> list[int]:
-        return resume(self.bus.read)(offset, count)
+        words: list[int] = resume(self.bus.read)(offset, count)
+        return words
 
     def write(self, offset: int, words: list[int]) -> None:
         resume(self.bus.write)(offset, words)
@@ -327,4 +328,15 @@ class _Root(RootComplex):  # type: ignore[misc]
             await self.send(completion)
 
 
-__all__ = ["Bus", "BusFunction", "CplStatus", "HardBlock", "Tlp", "TlpStreams", "TlpType", "dwords_of", "tlp_of"]
+__all__ = [
+    "Bus",
+    "BusFunction",
+    "CplStatus",
+    "HardBlock",
+    "PcieId",
+    "Tlp",
+    "TlpStreams",
+    "TlpType",
+    "dwords_of",
+    "tlp_of",
+]
