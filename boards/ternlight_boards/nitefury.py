@@ -19,7 +19,7 @@ class NitefuryPlatform(NitefuryIIPlatform):
         Resource(
             "pcie",
             0,
-            Subsignal("rst", PinsN("J1", dir="i"), Attrs(IOSTANDARD="LVCMOS33", PULLUP=1)),
+            Subsignal("rst", PinsN("J1", dir="i"), Attrs(IOSTANDARD="LVCMOS33", PULLUP="TRUE")),
             Subsignal("clk", DiffPairs(p="F6", n="E6", dir="i")),
             Subsignal("rx", DiffPairs(p="B10", n="A10", dir="i")),
             Subsignal("tx", DiffPairs(p="B6", n="A6", dir="o")),

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from amaranth import Cat, ClockDomain, ClockSignal, Const, Elaboratable, Instance, Module, ResetSignal, Signal
 from amaranth.lib import io
 
-from ternlight.errors import BuildError
-from ternlight.geometry import Geometry
 from ternlight.pcie_map import BAR_BYTES, CLASS_CODE, DEVICE_ID, VENDOR_ID
 from ternlight_hw.pcie import PcieTop
 
@@ -43,6 +41,7 @@ SETTINGS: Mapping[str, str] = {
 }
 """How the core must be generated; its names of the settings (Vivado's pcie_7x)."""
 CLOCK_HZ = 62_500_000
+"""What User_Clk_Freq means for the device."""
 
 PORTS: Mapping[str, tuple[str, int]] = {
     "sys_clk": ("input", 1),
@@ -93,21 +92,16 @@ class Series7Device(Elaboratable):
     The resource `pcie` has clk, rst, and one lane of rx and tx; the resource `led` shines while the device
     works. A reset of the link resets all registers: the host loads its image again.
 
-    Parameters: geometry, whose clock_hz must be CLOCK_HZ; build_id (32 bits).
+    Parameters: top, a PcieTop, or what has its members.
     """
 
-    def __init__(self, *, geometry: Geometry, build_id: int) -> None:
-        if geometry.clock_hz != CLOCK_HZ:
-            raise BuildError(
-                f"the device runs at the clock of PCIe, {CLOCK_HZ / 1e6:g} MHz, and not at {geometry.clock_hz / 1e6:g}"
-            )
-        self.geometry = geometry
-        self.build_id = build_id
+    def __init__(self, top: PcieTop) -> None:
+        self.top = top
 
     def elaborate(self, platform):
         m = Module()
         m.domains.sync = ClockDomain()
-        m.submodules.top = top = PcieTop(geometry=self.geometry, build_id=self.build_id)
+        m.submodules.top = top = self.top
         pins = platform.request("pcie", 0, dir="-")
         m.submodules.reset_pin = reset = io.Buffer("i", pins.rst)  # active low: set while the link is reset
         m.submodules.led_pin = led = io.Buffer("o", platform.request("led", 0, dir="-"))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ternlight.errors import BuildError
-from ternlight.geometry import Geometry
+from ternlight_hw.pcie import PcieTop
 
 from . import nitefury, tools
 from .families import TOP
@@ -33,18 +33,16 @@ RESOURCES: Mapping[str, tuple[str, ...]] = {
 """What a report counts, and the cells of Yosys's netlist that are such."""
 
 
-def synthesise(
-    folder: Path, *, geometry: Geometry = nitefury.GEOMETRY, build_id: int = 0, status: Callable[[str], None] = print
-) -> dict[str, int]:
-    """Synthesise the device of the NiteFury II into `folder`; the cells of each resource.
+def synthesise(folder: Path, top: PcieTop, *, status: Callable[[str], None] = lambda _: None) -> dict[str, int]:
+    """Synthesise a device on the NiteFury II into `folder`; the cells of each resource.
 
+    top: the device. status: called with a phrase for each step.
     Raises BuildError when a tool is missing or fails, or when the netlist is not that of the whole device.
     """
     folder.mkdir(parents=True, exist_ok=True)
     status("generating the design")
-    platform = nitefury.NitefuryPlatform(toolchain="Xray")
-    device = Series7Device(geometry=geometry, build_id=build_id)
-    products = platform.prepare(device, TOP, emit_src=False).files
+    platform = nitefury.NitefuryPlatform()
+    products = platform.prepare(Series7Device(top), TOP, emit_src=False).files
     for name in (f"{TOP}.v", f"{TOP}.xdc"):
         content = products[name]
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
@@ -68,7 +66,8 @@ def synthesise(
 def main(arguments: Sequence[str]) -> None:
     """Print the cells of the device."""
     (folder,) = map(Path, arguments)
-    counts = synthesise(folder, status=lambda phrase: print(phrase, file=sys.stderr))
+    top = PcieTop(geometry=nitefury.GEOMETRY)
+    counts = synthesise(folder, top, status=lambda phrase: print(phrase, file=sys.stderr))
     json.dump(counts, sys.stdout, indent=1)
     sys.stdout.write("\n")
 
