@@ -34,10 +34,10 @@ def open_device(
 
     With an image, requests that an earlier host left running are aborted.
 
-    url: `sim` builds and starts the simulated device, socket://HOST:PORT joins one that runs, and all else is a
-    serial port. geometry: of the simulated device, by default the one that ships. status: called with a phrase for each
-    slow step; progress: with the words of the image sent, and in all. Raises LinkError, DeviceError, FitError or
-    BuildError.
+    url: `sim` builds and starts the simulated device, socket://HOST:PORT joins one that runs, pcie:ADDRESS is a PCIe
+    function, and all else is a serial port. geometry: of the simulated device, by default the one that ships. status:
+    called with a phrase for each slow step; progress: with the words of the image sent, and in all. Raises LinkError,
+    DeviceError, FitError or BuildError.
     """
     if url == SIMULATOR:
         connect = _simulated(geometry, image, status, progress)

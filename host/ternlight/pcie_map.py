@@ -49,18 +49,36 @@ class PcieRegister(IntEnum):
 
     MAGIC = 0
     VERSION = 1
-    CONTROL = 2  # Control
-    STATUS = 3  # Fault
-    REQUEST_HEAD = 4  # written by the host: requests up to here are in the ring
-    REQUEST_TAIL = 5  # the device has taken the words before
-    ANSWER_HEAD = 6  # the device has written answers up to here
-    ANSWER_TAIL = 7  # written by the host: it has taken the words before
-    REQUEST_BASE = 8  # two words, low first, as the next two: addresses of the host's memory
+    CONTROL = 2
+    STATUS = 3
+    REQUEST_HEAD = 4
+    REQUEST_TAIL = 5
+    ANSWER_HEAD = 6
+    ANSWER_TAIL = 7
+    REQUEST_BASE = 8  # two words, low first, as the next two
     ANSWER_BASE = 10
     STATUS_BASE = 12
-    TIMEOUT = 14  # for a completion, in steps of TIMEOUT_UNIT cycles
-    LINK = 15  # Link; what the root complex has configured
-    COUNTERS = 32  # one word per PcieCounter, since power-up; they wrap
+    TIMEOUT = 14
+    LINK = 15
+    COUNTERS = 32  # one word per PcieCounter
+
+
+REGISTER_TEXT = {
+    PcieRegister.MAGIC: f"{MAGIC:#010x}",
+    PcieRegister.VERSION: f"of this map: {MAP_VERSION}",
+    PcieRegister.CONTROL: "rw; the bits of Control",
+    PcieRegister.STATUS: "the bits of Fault",
+    PcieRegister.REQUEST_HEAD: "rw; requests up to here are in the ring",
+    PcieRegister.REQUEST_TAIL: "the device has taken the words before",
+    PcieRegister.ANSWER_HEAD: "the device has written answers up to here",
+    PcieRegister.ANSWER_TAIL: "rw; the host has taken the words before",
+    PcieRegister.REQUEST_BASE: "rw; two words, low first: where the host's memory has the ring of requests",
+    PcieRegister.ANSWER_BASE: "rw; ... the ring of answers",
+    PcieRegister.STATUS_BASE: "rw; ... the status block",
+    PcieRegister.TIMEOUT: f"rw; for a completion, in {TIMEOUT_UNIT} cycles; {TIMEOUT_DEFAULT} after a reset",
+    PcieRegister.LINK: "what the root complex has configured, the fields of Link",
+    PcieRegister.COUNTERS: "the counters, since power-up; they wrap",
+}
 
 
 class Control(IntFlag):
@@ -111,21 +129,61 @@ class Link(IntEnum):
 class PcieCounter(IntEnum):
     """Counters of 32 bits."""
 
-    RECEIVED = 0  # packets of the link
+    RECEIVED = 0
     SENT = 1
-    WORDS_WRITTEN = 2  # by the host, to registers and windows
-    READS = 3  # requests of the host that were answered with data
-    UNSUPPORTED = 4  # requests of the host that were answered as unsupported
-    PARTIAL = 5  # words that the host wrote with some byte enables only: they are ignored
-    IGNORED = 6  # messages
-    POISONED = 7  # packets that were marked as wrong
-    BROKEN = 8  # packets that were not as long as their header said
-    UNEXPECTED = 9  # completions that nothing waited for: late ones after a timeout or reset
-    FETCHES = 10  # reads of the host's memory
+    WORDS_WRITTEN = 2
+    READS = 3
+    UNSUPPORTED = 4
+    PARTIAL = 5
+    IGNORED = 6
+    POISONED = 7
+    BROKEN = 8
+    UNEXPECTED = 9
+    FETCHES = 10
     FETCHED_WORDS = 11
-    FAILED = 12  # completions without success
+    FAILED = 12
     TIMEOUTS = 13
-    BURSTS = 14  # writes of answers to the host's memory
-    SENT_WORDS = 15  # of answers in them
-    REPORTS = 16  # writes of the status block
+    BURSTS = 14
+    SENT_WORDS = 15
+    REPORTS = 16
     INTERRUPTS = 17
+
+
+COUNTER_TEXT = {
+    PcieCounter.RECEIVED: "packets of the link (TLPs) that came",
+    PcieCounter.SENT: "TLPs that were sent",
+    PcieCounter.WORDS_WRITTEN: "words that the host wrote, to registers and windows",
+    PcieCounter.READS: "requests of the host that were answered with data",
+    PcieCounter.UNSUPPORTED: "requests of the host that were answered as unsupported",
+    PcieCounter.PARTIAL: "words that the host wrote with some byte enables only: they are ignored",
+    PcieCounter.IGNORED: "messages",
+    PcieCounter.POISONED: "TLPs that were marked as wrong",
+    PcieCounter.BROKEN: "TLPs that were not as long as their header said",
+    PcieCounter.UNEXPECTED: "completions that nothing waited for: late ones, after a timeout or a reset",
+    PcieCounter.FETCHES: "reads of the host's memory",
+    PcieCounter.FETCHED_WORDS: "words that came of them",
+    PcieCounter.FAILED: "completions that were not what was asked for",
+    PcieCounter.TIMEOUTS: "times that the completions did not come",
+    PcieCounter.BURSTS: "writes of answers to the host's memory",
+    PcieCounter.SENT_WORDS: "words in them",
+    PcieCounter.REPORTS: "writes of the status block",
+    PcieCounter.INTERRUPTS: "MSIs",
+}
+
+
+def tables() -> str:
+    """Registers, faults and counters as docs/pcie.md has them."""
+    registers = [(f"{4 * register:#05x}", register.name, text) for register, text in REGISTER_TEXT.items()]
+    faults = [(str(fault.bit_length() - 1), fault.name, text) for fault, text in FAULT_TEXT.items()]
+    first = PcieRegister.COUNTERS
+    counters = [(f"{4 * (first + counter):#05x}", counter.name, text) for counter, text in COUNTER_TEXT.items()]
+    parts = ((("offset", "register"), registers), (("bit", "fault"), faults), (("offset", "counter"), counters))
+    pages = []
+    for (place, what), rows in parts:
+        head = [f"| {place} | {what} | |", "|---|---|---|"]
+        pages.append("\n".join(head + [f"| {at} | {name} | {text} |" for at, name, text in rows]))
+    return "\n\n".join(pages) + "\n"
+
+
+if __name__ == "__main__":
+    print(tables(), end="")

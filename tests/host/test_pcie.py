@@ -26,9 +26,11 @@ from ternlight.link.port import Port
 from ternlight.packets import Request, encode_request
 from ternlight.pcie_map import (
     BAR_BYTES,
+    COUNTER_TEXT,
     DEVICE_ID,
     FAULT_TEXT,
     MAP_VERSION,
+    REGISTER_TEXT,
     RING_WORDS,
     VENDOR_ID,
     WINDOW_WORDS,
@@ -37,6 +39,7 @@ from ternlight.pcie_map import (
     Link,
     PcieCounter,
     PcieRegister,
+    tables,
 )
 from ternlight.sampling import Sampling
 from ternlight_sim.device_model import DeviceModel
@@ -452,6 +455,11 @@ def test_a_device_that_takes_nothing(tree, model, monkeypatch):
         link.write(frame)
 
 
+def test_the_page_has_the_map():
+    page = (Path(__file__).parents[2] / "docs/pcie.md").read_text()
+    assert tables() in page
+
+
 def test_registers_fit():
     """No register lies on another, and all lie before the windows."""
     places = [*PcieRegister, *(PcieRegister.COUNTERS + counter for counter in list(PcieCounter)[1:])]
@@ -459,3 +467,5 @@ def test_registers_fit():
     assert len(set(places)) == len(places)
     assert max(places) < 1024
     assert set(FAULT_TEXT) == set(Fault)
+    assert set(REGISTER_TEXT) == set(PcieRegister)
+    assert set(COUNTER_TEXT) == set(PcieCounter)

@@ -316,6 +316,8 @@ async def bench_failing_reads(dut):
     bus.root.answer = lambda tlp, completions: late.extend(completions) or []
     with pytest.raises(LinkError, match=FAULT_TEXT[Fault.READ_TIMEOUT]):
         await bridge(ask)(function, TIMEOUT=1)
+    for completion in late:
+        completion.set_data(bytes(len(completion.data)))  # what must not be taken for the next read's
     bus.root.answer = lambda tlp, completions: [*late, *completions]
     assert await bridge(ask)(function) == ANSWER
     assert await counter(bus, PcieCounter.UNEXPECTED) == 2

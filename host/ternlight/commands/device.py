@@ -25,7 +25,7 @@ def add_device_arguments(parser: Any) -> None:
         "--device",
         default=SIMULATOR,
         metavar="URL",
-        help="serial port, socket://HOST:PORT, or sim: the simulated device (default)",
+        help="serial port, socket://HOST:PORT, pcie:0000:01:00.0, or sim: the simulated device (default)",
     )
     parser.add_argument(
         "--baud", type=int, default=DEFAULT_BAUD, help="bits per second of a serial port (default: %(default)s)"
