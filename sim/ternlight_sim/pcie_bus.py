@@ -114,6 +114,7 @@ class HardBlock(Endpoint):  # type: ignore[misc]
     """The function's configuration space, its BAR 0 and its MSI; the design does the rest.
 
     sent: the TLPs that the design has sent, for checks; while not `delivers` they go no further. interrupts: MSIs.
+    change: applied to the words of what the design receives; a test may damage them there.
     """
 
     def __init__(self, dut: Any, *, stall: float = 0.0, seed: int = 0) -> None:
@@ -127,6 +128,7 @@ class HardBlock(Endpoint):  # type: ignore[misc]
         self.configure_bar(0, BAR_BYTES)
         self.sent: list[Any] = []
         self.delivers = True
+        self.change: Callable[[list[int]], list[int]] = lambda dwords: dwords
         self.interrupts = 0
         self._out: Queue[Any] = Queue()
         self.streams = TlpStreams(dut, stall=stall, seed=seed, sent=self._take)
@@ -140,7 +142,7 @@ class HardBlock(Endpoint):  # type: ignore[misc]
             await super().handle_tlp(tlp)
         else:
             tlp.release_fc()
-            self.streams.put(dwords_of(tlp))
+            self.streams.put(self.change(dwords_of(tlp)))
 
     async def write_config_register(self, reg: int, data: int, mask: int) -> None:
         await super().write_config_register(reg, data, mask)

@@ -231,9 +231,13 @@ async def bench_full(dut):
     values = parameters()
     bus = await prepare(dut)
     cocotb.start_soon(serve_bus(dut, DictBus({at: at * 0x0101_0101 for at in range(MAX_DATA_WORDS)})))
+    await bus.limit(payload=values["payload"], read=0)
     function = BusFunction(bus, dma=values["dma"])
     responses = await bridge(flood)(function, values["count"])
     data = tuple(at * 0x0101_0101 for at in range(MAX_DATA_WORDS))
+    if values["dma"]:  # as much as a TLP may hold
+        writes = [tlp.length for tlp in bus.block.sent if tlp.fmt_type == TlpType.MEM_WRITE]
+        assert max(writes) == 32 << values["payload"]
     assert responses[0] == Response(Kind.ACK, SEQUENCES - 1)
     assert responses[1:] == [Response(Kind.DATA, at % SEQUENCES, data) for at in range(values["count"] - 1)]
 
@@ -305,7 +309,15 @@ async def bench_failing_reads(dut):
             assert (await bus.read(4 * PcieRegister.STATUS)) == [fault]
             bus.root.answer = legal
             assert await bridge(ask)(function) == ANSWER
-    assert await counter(bus, PcieCounter.FAILED) == 5
+    # Completions that are longer or shorter than their header says.
+    whole = bus.block.change
+    for damage in (lambda dwords: [*dwords, 7], lambda dwords: dwords[:-1]):
+        bus.block.change = lambda dwords, damage=damage: damage(dwords) if dwords[0] >> 24 == 0x4A else dwords
+        with pytest.raises(LinkError, match=FAULT_TEXT[Fault.READ_BROKEN]):
+            await bridge(ask)(function)
+        bus.block.change = whole
+        assert await bridge(ask)(function) == ANSWER
+    assert await counter(bus, PcieCounter.FAILED) == 7
     assert await counter(bus, PcieCounter.TIMEOUTS) == 1
     # An answer that comes twice, or after its read was given up, is left alone.
     assert await counter(bus, PcieCounter.UNEXPECTED) == 0
@@ -411,7 +423,7 @@ async def bench_requests(dut):
             assert (answer.tag, answer.requester_id, answer.attr, answer.tc) == (0x5A, root.pcie_id, attr, tc)
         return answers
 
-    # Fill the window of answers by hand: it is written by the device alone, so registers serve as the memory.
+    # The first two registers are known.
     content = struct.pack("<2I", MAGIC, MAP_VERSION)
     enables = [(first, 0) for first in range(16)]
     enables += [(first, last) for first in (15, 8, 12, 14) for last in (1, 3, 7, 15)]
@@ -512,4 +524,5 @@ def test_packets(name):
 
 @pytest.mark.parametrize(("dma", "count"), [(False, 60), (True, 200)], ids=["windows", "dma"])
 def test_full_rings(dma, count):
-    simulate(PcieEndpoint(columns=COLUMNS), __file__, bench="bench_full", parameters={"dma": dma, "count": count})
+    values = {"dma": dma, "count": count, "payload": 2}
+    simulate(PcieEndpoint(columns=COLUMNS), __file__, bench="bench_full", parameters=values)

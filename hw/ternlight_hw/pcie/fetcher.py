@@ -165,7 +165,7 @@ class RequestFetcher(wiring.Component):
         ]
         with m.If(self.write.enable):
             m.d.sync += [places[current].eq(places[current] + 1), missing[current].eq(missing[current] - 1)]
-        with m.If(busy.bit_select(oldest, 1) & (missing[oldest] == 0) & ~open_ & self.control.run):
+        with m.If(busy.bit_select(oldest, 1) & (missing[oldest] == 0) & self.control.run):
             m.d.sync += [
                 self.fetched.eq(places[oldest]),
                 busy.bit_select(oldest, 1).eq(0),

@@ -85,7 +85,7 @@ class TlpReceiver(wiring.Component):
         length = Mux(head.length == 0, LENGTH_MAX, head.length)
         low = Mux(head.wide, words[3], third)
 
-        # Of the header, from the second cycle of DECODE's successors on.
+        # Of the header, from the cycle after DECODE on.
         is_write, is_completion, is_message, is_answered = (Signal() for _ in range(4))
         memory = head.kind == Kind.MEMORY
         completes = (head.kind == Kind.COMPLETION) | (head.kind == Kind.COMPLETION_LOCKED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .function import find_function, open_function
+from .function import open_function
 from .transport import PcieTransport
 
-__all__ = ["PcieTransport", "find_function", "open_function"]
+__all__ = ["PcieTransport", "open_function"]
