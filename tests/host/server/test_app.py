@@ -393,9 +393,7 @@ def test_health(serving, hardware, engine):
 def test_an_error_in_the_midst_of_a_stream_is_told(serving, hardware, engine):
     hardware.pause = 0.001
     # Greedy, since a drawn token may be the end of the text.
-    stream = serving.client().completions.create(
-        model="tiny", prompt="a", max_tokens=5000, temperature=0, stream=True
-    )
+    stream = serving.client().completions.create(model="tiny", prompt="a", max_tokens=5000, temperature=0, stream=True)
     next(stream)
     closing = threading.Thread(target=engine.close)
     closing.start()
