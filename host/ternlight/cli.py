@@ -9,13 +9,27 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .commands import bench, build, chat, doctor, flash, generate, import_, info, serve, simulate, verify
+from .commands import bench, build, chat, doctor, flash, generate, import_, info, serve, simulate, train, verify
 from .commands import eval as eval_command
 from .errors import TernlightError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-COMMANDS = (generate, chat, serve, verify, bench, info, import_, eval_command, simulate, build, flash, doctor)
+COMMANDS = (
+    generate,
+    chat,
+    serve,
+    verify,
+    bench,
+    info,
+    train,
+    import_,
+    eval_command,
+    simulate,
+    build,
+    flash,
+    doctor,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

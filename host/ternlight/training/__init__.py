@@ -1,0 +1,1 @@
+"""Training of hgrn_bit models from text, with PyTorch (the extra `train`)."""
