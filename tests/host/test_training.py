@@ -36,6 +36,15 @@ def trained_model(seed: int, config: ModelConfig = CONFIG) -> TrainedModel:
     return model
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads that wait for each other make small models slow where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 # The recurrence.
 
 
@@ -109,8 +118,8 @@ def test_gradients_pass_straight_through_the_rounding():
         torch.testing.assert_close(gradient, exact, rtol=0, atol=float(exact.abs().max()) * 2**-7)
 
 
-# The compiler asks tensors for .grad to see whether they are leaves, which makes those that are not warn.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+# The compiler's tracer asks tensors for .grad to see whether they are leaves, and makes objects that warn.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor", "ignore:.*should not be instantiated")
 def test_compiling_changes_nothing():
     plain, traced = trained_model(4), trained_model(4)
     traced.compile_parts("aot_eager")
