@@ -8,6 +8,7 @@ the text, which nothing predicts. Bits are those of all scored tokens, bytes tho
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -62,13 +63,19 @@ class Score:
         """The mean cross-entropy, the logarithm of perplexity."""
         return self.nats / self.tokens
 
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the mean cross-entropy."""
+        return math.exp(self.nats_per_token)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two models' scores on the same windows."""
+    """Two models' scores on the same windows. logit_error: the largest difference of two logits, in nats."""
 
     reference: Score
     candidate: Score
+    logit_error: float
 
     @property
     def relative_difference(self) -> float:
@@ -79,6 +86,11 @@ class Comparison:
     def choices_differ(self) -> int:
         """Scored tokens for which the two would choose differently without sampling."""
         return int(np.count_nonzero(self.reference.choices != self.candidate.choices))
+
+    @property
+    def agreement(self) -> float:
+        """The share of scored tokens for which both would choose the same."""
+        return 1 - self.choices_differ / self.reference.tokens
 
 
 def windows(tokens: Tokens, *, streams: int = STREAMS, context: int = CONTEXT) -> Windows:
@@ -102,22 +114,27 @@ def evaluate(
     model: LanguageModel[State], windows: Windows, byte_count: int, *, progress: Progress | None = None
 ) -> Score:
     """Read all windows and score their tokens; byte_count: bytes of the text that the windows cover."""
-    streams, length = windows.tokens.shape
-    state = model.initial_state(streams)
-    nats = 0.0
-    choices = np.zeros((streams, length), np.int64)
-    for step in range(length - 1):
-        logits, state = model.step(windows.tokens[:, step], state)
-        scored = windows.scored[:, step + 1]
-        logits = logits[scored]
-        targets = windows.tokens[scored, step + 1, None]
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        surprise = np.log(np.exp(shifted).sum(axis=-1)) - np.take_along_axis(shifted, targets, axis=-1)[:, 0]
-        nats += float(surprise.sum())
-        choices[scored, step + 1] = logits.argmax(axis=-1)
-        if progress is not None:
-            progress(step + 1, length - 1)
-    return Score(nats=nats, tokens=int(windows.scored.sum()), bytes=byte_count, choices=choices[windows.scored])
+    tally = _Tally(model, windows)
+    for step in tally.steps(progress):
+        tally.read(step)
+    return tally.score(byte_count)
+
+
+def compare(
+    reference: LanguageModel[Any],
+    candidate: LanguageModel[Any],
+    windows: Windows,
+    byte_count: int,
+    *,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Both models on the same windows, side by side."""
+    one, other = _Tally(reference, windows), _Tally(candidate, windows)
+    logit_error = 0.0
+    for step in one.steps(progress):
+        difference = one.read(step) - other.read(step)
+        logit_error = max(logit_error, float(np.abs(difference).max(initial=0.0)))
+    return Comparison(reference=one.score(byte_count), candidate=other.score(byte_count), logit_error=logit_error)
 
 
 def bits_per_byte(
@@ -127,15 +144,42 @@ def bits_per_byte(
     return evaluate(model, windows(tokens, streams=streams, context=context), byte_count).bits_per_byte
 
 
-def compare(
-    reference: LanguageModel[Any],
-    candidate: LanguageModel[Any],
-    tokens: Tokens,
-    byte_count: int,
-    *,
-    streams: int = STREAMS,
-    context: int = CONTEXT,
-) -> Comparison:
-    """Both models on the same windows of a text."""
-    cut = windows(tokens, streams=streams, context=context)
-    return Comparison(reference=evaluate(reference, cut, byte_count), candidate=evaluate(candidate, cut, byte_count))
+class _Tally:
+    """A model on its way through windows."""
+
+    def __init__(self, model: LanguageModel[Any], windows: Windows) -> None:
+        self.model = model
+        self.windows = windows
+        self.state = model.initial_state(len(windows.tokens))
+        self.nats = 0.0
+        self.choices = np.zeros(windows.tokens.shape, np.int64)
+
+    def steps(self, progress: Progress | None) -> Iterator[int]:
+        """The steps to read, with their progress told after each."""
+        last = self.windows.tokens.shape[1] - 1
+        for step in range(last):
+            yield step
+            if progress is not None:
+                progress(step + 1, last)
+
+    def read(self, step: int) -> NDArray[np.floating[Any]]:
+        """One token of every window; the logits for those that are scored next."""
+        tokens, scored = self.windows.tokens, self.windows.scored[:, step + 1]
+        logits, self.state = self.model.step(tokens[:, step], self.state)
+        logits = logits[scored]
+        self.nats += float(surprise(logits, tokens[scored, step + 1]).sum())
+        self.choices[scored, step + 1] = logits.argmax(axis=-1)
+        return logits
+
+    def score(self, byte_count: int) -> Score:
+        """What was read."""
+        scored = self.windows.scored
+        return Score(nats=self.nats, tokens=int(scored.sum()), bytes=byte_count, choices=self.choices[scored])
+
+
+def surprise(logits: NDArray[np.floating[Any]], targets: Tokens) -> NDArray[np.floating[Any]]:
+    """Nats of each target (count,) under the softmax of its logits (count, vocabulary)."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(shifted, targets[:, None], axis=-1)[:, 0]
+    nats: NDArray[np.floating[Any]] = np.log(np.exp(shifted).sum(axis=-1)) - chosen
+    return nats

@@ -77,6 +77,12 @@ class Machine:
         self.model = model
         self.geometry = model.geometry
         self._gains = model.gains.astype(np.int64)
+        # Of the element memories only what the program uses is kept: a geometry for any model has far more.
+        norm = [fields for fields in model.program if fields["unit"] == Unit.NORM]
+        self.element_words = tuple(
+            max((fields["source"] + fields["beats"] for fields in norm if fields["gated"] == gated), default=0)
+            for gated in (0, 1)
+        )
         self._matrices = {
             index: matrix(
                 model.store[fields["address"] : fields["address"] + fields["chunks"] * fields["groups"]],
@@ -155,8 +161,7 @@ class _Run:
         self.tokens = tokens
         self.state = state
         self.width = geometry.vector
-        self.residual = np.zeros((batch, geometry.residual_words * self.width), np.int64)
-        self.gated = np.zeros((batch, geometry.gated_words * self.width), np.int64)
+        self.residual, self.gated = (np.zeros((batch, words * self.width), np.int64) for words in machine.element_words)
         self.forget = np.zeros((batch, 0), np.int64)
         self.buffers: dict[int, Ints] = {}
         self.results: list[Ints] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from ternlight.device import Device
 from ternlight.sampling import Sampling
 
+from .evaluate import Score, surprise
 from .golden_session import GoldenSession
 from .machine import Machine
 
@@ -55,6 +58,49 @@ def compare_states(device: NDArray[np.int16], golden: NDArray[np.int16], layers:
     layer, element = (int(place) for place in places[0])
     flat = (layer, element)
     return StateDifference(layer, element, int(device.reshape(layers, -1)[flat]), int(golden.reshape(layers, -1)[flat]))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text that device and golden model read. score: the golden model's. choices: the device's greedy ones.
+
+    state: the first difference of the states after the text.
+    """
+
+    score: Score
+    choices: NDArray[np.int64]
+    state: StateDifference | None
+
+    @property
+    def choices_differ(self) -> int:
+        """Tokens for which the device chose another than the golden model."""
+        return int(np.count_nonzero(self.choices != self.score.choices))
+
+
+def read(
+    device: Device,
+    tokens: NDArray[np.integer[Any]],
+    byte_count: int,
+    *,
+    layers: int,
+    slot: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Reading:
+    """Have the device read a text, choosing each next token, next to the golden machine of its model and geometry."""
+    machine = Machine(device.require_model())
+    session, state = device.session(slot), machine.initial_state(1)
+    greedy = Sampling(temperature=0.0)
+    nats, choices, golden = 0.0, [], []
+    for index, (token, target) in enumerate(itertools.pairwise(tokens)):
+        logits, state = machine.step(np.array([token]), state)
+        nats += float(surprise(logits, np.array([target]))[0])
+        golden.append(int(logits.argmax()))
+        choices += session.generate([int(token)], 1, greedy, keep_state=index > 0)
+        if progress is not None:
+            progress(index + 1, len(tokens) - 1)
+    final = compare_states(session.save().states, state.states[0].astype(np.int16), layers)
+    score = Score(nats=nats, tokens=len(golden), bytes=byte_count, choices=np.array(golden))
+    return Reading(score, np.array(choices), final)
 
 
 def verify(

@@ -316,13 +316,13 @@ def variables() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *("", "generate", "chat", "serve", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash"),
-        "doctor",
-    ],
+NAMES = (
+    *("generate", "chat", "serve", "verify", "bench", "info", "train", "import", "eval", "simulate", "build", "flash"),
+    "doctor",
 )
+
+
+@pytest.mark.parametrize("command", ["", *NAMES])
 def test_help_is_light(command):
     """No library that computes or builds hardware is imported for `--help`."""
     script = (
@@ -345,12 +345,8 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
-    named = (
-        *("generate", "chat", "serve", "verify", "bench", "info", "import", "eval", "simulate", "build", "flash"),
-        "doctor",
-    )
-    assert len(COMMANDS) == len(named)
-    for command in named:
+    assert len(COMMANDS) == len(NAMES)
+    for command in NAMES:
         assert f"\n    {command} " in printed
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 import pytest
 
+from ternlight import connect
 from ternlight.commands import eval as eval_command
 from ternlight.commands import import_
-from ternlight.errors import ImageError, RequestError
+from ternlight.abi import Window
+from ternlight.errors import ImageError, MismatchError, RequestError
+from ternlight.geometry import Geometry
 from ternlight.image import Image
+from ternlight_sim.device_model import DeviceModel
 from ternlight_sim.random_model import (
     BYTE_TOKENS,
     byte_tokenizer,
@@ -20,6 +25,7 @@ from ternlight_sim.random_model import (
     write_checkpoint,
 )
 
+GEOMETRY = Geometry(inputs=8, rows=8, vector=4, activations=64, accumulator=16, slots=2, prompt=16, ring=16)
 CONFIG = random_config(vocabulary=BYTE_TOKENS, name="tiny")
 
 
@@ -67,7 +73,7 @@ def test_import_then_eval(tmp_path, checkpoint, text, capsys):
         "calibrated_on": str(text),
         "left_out": [],
     }
-    assert command("eval", "--image", output, "--checkpoint", checkpoint, "--text", text, "--json") == 0
+    assert command("eval", output, text, "--checkpoint", checkpoint, "--device", "none", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     length = len(text.read_bytes())
     assert (report["tokens"], report["bytes"]) == (length - 1, length)
@@ -90,36 +96,87 @@ def test_import_without_tokenizer_says_so(tmp_path, capsys):
     assert command("import", tmp_path / "mute", "-o", tmp_path / "mute.ternlight") == 0
     assert "without tokenizer.json: it can only be used with tokens" in capsys.readouterr().out
     with pytest.raises(ImageError, match=r"mute has no tokenizer: import the checkpoint with its tokenizer\.json"):
-        command("eval", "--image", tmp_path / "mute.ternlight")
+        command("eval", tmp_path / "mute.ternlight")
 
 
 def test_eval_of_the_shipped_image(tmp_path, capsys):
     path = tmp_path / "text.txt"
     path.write_text("Once upon a time there was a little girl, and her name was Zoë.")
-    assert command("eval", "--text", path, "--json") == 0
+    assert command("eval", path, "--device", "none", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["left_out"] == ["ë"]
     assert report["bytes"] == len(path.read_text()) - 1
     assert abs(report["relative_difference"]) < 0.005
-    assert command("eval", "--text", path, "--tokens", 6) == 0
+    assert command("eval", path, "--tokens", 6, "--device", "none") == 0
     out = capsys.readouterr().out
     assert "bedtime-1m on 5 tokens" in out
     assert "the tokenizer cannot encode, so were left out: 'ë'" in out
 
 
 def test_eval_without_text_uses_what_the_model_writes(tmp_path, capsys):
-    path = tmp_path / "image"
+    path = tmp_path / "image.ternlight"
     random_image(CONFIG, 2, tokenizer=byte_tokenizer()).save(path)
-    assert command("eval", "--image", path, "--tokens", 64, "--json") == 0
+    assert command("eval", path, "--tokens", 64, "--device", "none", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["tokens"], report["text"]) == (63, "written by the reference")
 
 
-def test_eval_refuses(tmp_path):
+@pytest.fixture
+def board(monkeypatch):
+    """What `--device board` opens."""
+    model = DeviceModel(GEOMETRY)
+    monkeypatch.setattr(connect, "open_transport", lambda url, *, baud: model)
+    return model
+
+
+def test_eval_of_a_checkpoint_with_a_device(checkpoint, text, board, capsys):
+    options = ("--device", "board", "--device-tokens", 20)
+    assert command("eval", checkpoint, text, *options, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["reference_perplexity"] == pytest.approx(
+        2 ** (report["reference_bits_per_byte"] * report["bytes"] / report["tokens"])
+    )
+    assert report["agreement"] == 1 - report["greedy_choices_differ"] / report["tokens"]
+    assert report["logit_error"] > 0
+    device = report["device"]
+    assert (device["tokens"], device["equal"], device["choices_differ"], device["state"]) == (19, True, 0, None)
+    assert device["bits_per_byte"] == pytest.approx(device["reference_bits_per_byte"], rel=0.05)
+    assert command("eval", checkpoint, text, *options) == 0
+    table = capsys.readouterr().out
+    assert f"float reference{report['reference_bits_per_byte']:21.4f}" in table
+    assert "its choices and its final state equal those of the golden model" in table
+
+
+def test_eval_finds_a_device_that_differs(checkpoint, text, board, capsys):
+    arguments = ("eval", checkpoint, text, "--device", "board", "--device-tokens", 8)
+    assert command(*arguments) == 0
+    # The image stays loaded: only the device's own copy of the weights is spoilt.
+    board.bus.memories[Window.STORE][:] ^= 0x5A5A5A5A
+    with pytest.raises(
+        MismatchError, match=r"of the device's 7 choices differ .* and its state differs: `ternlight ver"
+    ):
+        command(*arguments)
+    assert '"equal": false' not in capsys.readouterr().err
+
+
+def test_eval_of_a_model_that_fits_no_device(checkpoint, text, monkeypatch, capsys):
+    small = replace(GEOMETRY, program_words=8)
+    monkeypatch.setattr(connect, "open_transport", lambda url, *, baud: DeviceModel(small))
+    assert command("eval", checkpoint, text, "--device", "board", "--tokens", 9) == 0
+    assert "no device: " in capsys.readouterr().out
+
+
+def test_eval_refuses(tmp_path, checkpoint, text):
     with pytest.raises(RequestError, match=r"--tokens must be at least 2, not 1"):
         command("eval", "--tokens", 1)
+    with pytest.raises(RequestError, match=r"--device-tokens must be at least 2, not 0"):
+        command("eval", "--device-tokens", 0)
+    with pytest.raises(RequestError, match=r"eval takes a model and a text, not 3 paths"):
+        command("eval", text, text, text)
+    with pytest.raises(RequestError, match=r"tiny is a checkpoint, and its own reference: leave out --checkpoint"):
+        command("eval", checkpoint, text, "--checkpoint", checkpoint)
     with pytest.raises(RequestError, match=r"absent\.txt cannot be read: No such file"):
-        command("eval", "--text", tmp_path / "absent.txt")
+        command("eval", tmp_path / "absent.txt")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 noir")
     with pytest.raises(RequestError, match=r"is not UTF-8 text .* at byte 3"):
-        command("eval", "--text", tmp_path / "latin.txt")
+        command("eval", tmp_path / "latin.txt")

@@ -44,7 +44,7 @@ def test_train_import_eval(tmp_path, text, capsys):
     image = tmp_path / "little.ternlight"
     assert main(["import", str(directory), "-o", str(image), "--text", str(text)]) == 0
     assert Image.load(image).config.name == "little"
-    arguments = ["eval", "--image", str(image), "--checkpoint", str(directory), "--text", str(text), "--json"]
+    arguments = ["eval", str(directory), str(text), "--device", "none", "--json"]
     capsys.readouterr()
     assert main(arguments) == 0
     evaluated = json.loads(capsys.readouterr().out)

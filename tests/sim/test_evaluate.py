@@ -63,6 +63,7 @@ def test_known_scores():
     assert bits_per_byte(Uniform(), tokens, 50) == pytest.approx(99 * math.log2(VOCABULARY) / 50)
     score = evaluate(Uniform(), windows(tokens), 50)
     assert score.nats_per_token == pytest.approx(math.log(VOCABULARY))
+    assert score.perplexity == pytest.approx(VOCABULARY)
     assert score.tokens == 99
 
 
@@ -91,13 +92,16 @@ def test_large_logits_do_not_overflow():
 
 def test_comparison():
     tokens = text(80, seed=4)
-    same = compare(Bigram(4), Bigram(4), tokens, 80)
+    same = compare(Bigram(4), Bigram(4), windows(tokens), 80)
     assert same.relative_difference == 0
-    assert same.choices_differ == 0
+    assert (same.choices_differ, same.agreement, same.logit_error) == (0, 1, 0)
     reference, candidate = Bigram(4), Bigram(5)
-    other = compare(reference, candidate, tokens, 80, streams=8)
+    other = compare(reference, candidate, windows(tokens, streams=8), 80)
     choices = [model.table[0].argmax(axis=-1)[tokens[:-1]] for model in (reference, candidate)]
     assert other.choices_differ == np.count_nonzero(choices[0] != choices[1])
+    assert other.agreement == pytest.approx(np.mean(choices[0] == choices[1]))
+    errors = np.abs(reference.table[0] - candidate.table[0])[tokens[:-1]]
+    assert other.logit_error == pytest.approx(errors.max())
     ratio = bits_per_byte(candidate, tokens, 80) / bits_per_byte(reference, tokens, 80)
     assert other.relative_difference == pytest.approx(ratio - 1)
 

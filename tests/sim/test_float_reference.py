@@ -11,7 +11,7 @@ import pytest
 from ternlight.checkpoint import Checkpoint, quantise
 from ternlight.image import Image
 from ternlight.tokenizer import Tokenizer
-from ternlight_sim.evaluate import bits_per_byte, compare
+from ternlight_sim.evaluate import bits_per_byte, compare, windows
 from ternlight_sim.float_reference import FloatReference, Quantity
 from ternlight_sim.random_model import random_checkpoint, random_config
 
@@ -184,6 +184,6 @@ def test_shipped_image_equals_the_checkpoint():
     assert shipped.betas == image.betas
     text = HELD_OUT.read_text()[:EXCERPT]
     tokens = np.array(Tokenizer(shipped.tokenizer).encode(text))
-    comparison = compare(FloatReference.from_checkpoint(checkpoint), FloatReference(shipped), tokens, EXCERPT)
+    comparison = compare(FloatReference.from_checkpoint(checkpoint), FloatReference(shipped), windows(tokens), EXCERPT)
     assert abs(comparison.relative_difference) < 1e-3
     assert comparison.choices_differ < 0.04 * len(tokens)

@@ -13,8 +13,10 @@ from ternlight.isa import EngineOp, Unit
 from ternlight.link.port import Port
 from ternlight.sampling import Sampling
 from ternlight_sim.device_model import DeviceModel
+from ternlight_sim.evaluate import evaluate, windows
+from ternlight_sim.machine import Machine
 from ternlight_sim.random_model import random_config, random_image
-from ternlight_sim.verify import StateDifference, Verification, compare_states, verify
+from ternlight_sim.verify import StateDifference, Verification, compare_states, read, verify
 
 GEOMETRY = Geometry(inputs=8, rows=8, vector=4, activations=64, accumulator=16, slots=2, prompt=16, ring=16)
 LAYERS = 3
@@ -124,3 +126,18 @@ def test_compare_states():
     assert compare_states(device, golden, 3) == StateDifference(2, 7, -1, 23)
     device[2, 1] = 99
     assert compare_states(device, golden, 3) == StateDifference(1, 1, 99, 9)
+
+
+def test_reading_a_text(model, device):
+    tokens = np.random.default_rng(8).integers(40, size=12)
+    reading = read(device, tokens, 30, layers=LAYERS, slot=1)
+    machine = Machine(device.require_model())
+    assert reading.score.nats == pytest.approx(evaluate(machine, windows(tokens, streams=1), 30).nats)
+    assert (reading.score.tokens, reading.choices_differ, reading.state) == (11, 0, None)
+    # The head is the last product: all behind its first word is spoilt.
+    head = max(fields["address"] for fields in machine.model.program if fields["unit"] == Unit.ENGINE)
+    model.bus.memories[Window.STORE][head * GEOMETRY.store_columns :] ^= 0x5A5A5A5A
+    spoilt = read(device, tokens, 30, layers=LAYERS)
+    assert spoilt.choices_differ > 0
+    spoil_store(model, device, 1)
+    assert read(device, tokens, 30, layers=LAYERS).state.layer == 0
