@@ -46,7 +46,7 @@ $(VENV)/.demo: $(BIN)/python requirements.lock pyproject.toml
 
 $(VENV)/.test: $(VENV)/.demo
 	@echo "installing the development tools into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[ecp5,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[ecp5,dev,train]'
 	@touch $@
 
 $(VENV)/.fpga: $(VENV)/.demo

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import base3
 from .config import HEAD, PRODUCTS, SCALE_MIN, ModelConfig, read_config
 from .errors import CheckpointError
 from .image import Image, quantise_embedding
@@ -25,6 +27,8 @@ EMBEDDING = "model.embeddings.weight"
 LOWER_BOUNDS = "model.lower_bounds"
 LM_HEAD = "lm_head.weight"
 NAMES_SHOWN = 3
+BLOCK_ELEMENTS = 1 << 20
+"""Large tensors are read and quantised in blocks of rows of about so many elements."""
 
 Floats = NDArray[np.float32]
 
@@ -100,18 +104,40 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Floats:
         """A tensor in float32; raises CheckpointError for a wrong shape, and for values that are not finite."""
-        tensor = self.tensors[name]
-        shape = tensor_shapes(self.config)[name]
-        if tensor.shape != shape:
+        return np.concatenate(list(self.blocks(name)))
+
+    def blocks(self, name: str) -> Iterator[Floats]:
+        """A tensor in blocks of rows, about BLOCK_ELEMENTS each; raises as `tensor` does."""
+        shape, found = tensor_shapes(self.config)[name], tensor_shape(self.tensors, name)
+        if found != shape:
             raise CheckpointError(
-                f"{self.source}: {name} must have shape {list(shape)} by config.json, not {list(tensor.shape)}"
+                f"{self.source}: {name} must have shape {list(shape)} by config.json, not {list(found)}"
             )
-        if tensor.dtype.kind != "f":
-            raise CheckpointError(f"{self.source}: {name} must be floating point, not {tensor.dtype}")
-        values = tensor.astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            raise CheckpointError(f"{self.source}: {name} has values that are not finite: download it again")
-        return values
+        count = block_rows(shape)
+        for start in range(0, shape[0], count):
+            values = tensor_rows(self.tensors, name, start, start + count)
+            if values.dtype.kind != "f":
+                raise CheckpointError(f"{self.source}: {name} must be floating point, not {values.dtype}")
+            with np.errstate(over="ignore"):  # beyond single precision is not finite
+                values = values.astype(np.float32, copy=False)
+            if not np.isfinite(values).all():
+                raise CheckpointError(f"{self.source}: {name} has values that are not finite: download it again")
+            yield values
+
+    def weight_blocks(self, key: str) -> Iterator[Floats]:
+        """The master weights of a ternary product in blocks of rows."""
+        name = f"{product_name(key)}.weight"
+        if not (self.config.tied and name == LM_HEAD):
+            yield from self.blocks(name)
+            return
+        head = self.blocks(LM_HEAD) if LM_HEAD in self.tensors else self.blocks(EMBEDDING)
+        for own, embedding in zip(head, self.blocks(EMBEDDING), strict=True):
+            if not np.array_equal(own, embedding):
+                raise CheckpointError(
+                    f"{self.source}: {LM_HEAD} differs from {EMBEDDING}, but config.json says tie_word_embeddings: "
+                    f"set it to false if the head was trained on its own"
+                )
+            yield own
 
     def embedding(self) -> Floats:
         """The embedding (vocabulary, hidden)."""
@@ -119,15 +145,7 @@ class Checkpoint:
 
     def weight(self, key: str) -> Floats:
         """The master weights of a ternary product by its key."""
-        name = f"{product_name(key)}.weight"
-        if not (self.config.tied and name == LM_HEAD):
-            return self.tensor(name)
-        if name in self.tensors and not np.array_equal(self.tensor(name), self.embedding()):
-            raise CheckpointError(
-                f"{self.source}: {LM_HEAD} differs from {EMBEDDING}, but config.json says tie_word_embeddings: "
-                f"set it to false if the head was trained on its own"
-            )
-        return self.embedding()
+        return np.concatenate(list(self.weight_blocks(key)))
 
     def lower_bounds(self) -> Floats:
         """Lower bounds of the forget gates: the cumulated softmax over layers, less the first layer's share."""
@@ -140,24 +158,48 @@ class Checkpoint:
         return bounds
 
 
+def weight_scale(blocks: Iterable[Floats]) -> float:
+    """beta = max(mean|W|, 1e-5) in float32, of a matrix in blocks of rows."""
+    total, count = 0.0, 0
+    for block in blocks:
+        total += float(np.abs(block).sum(dtype=np.float64))
+        count += block.size
+    return float(np.float32(max(total / count, SCALE_MIN)))
+
+
+def ternarise(weight: Floats, beta: float) -> NDArray[np.int8]:
+    """Trits clamp(round(W / beta), -1, 1), half to even."""
+    scaled = weight / np.float32(beta)
+    trits: NDArray[np.int8] = np.rint(scaled, out=scaled).clip(-1, 1, out=scaled).astype(np.int8)
+    return trits
+
+
 def quantise_weight(weight: Floats) -> tuple[NDArray[np.int8], float]:
-    """Trits and beta: beta = max(mean|W|, 1e-5) in float32, trits = clamp(round(W / beta), -1, 1), half to even."""
-    beta = np.float32(max(float(np.abs(weight).mean(dtype=np.float64)), SCALE_MIN))
-    trits = np.rint(weight / beta).clip(-1, 1).astype(np.int8)
-    return trits, float(beta)
+    """Trits and beta of a matrix."""
+    beta = weight_scale([weight])
+    return ternarise(weight, beta), beta
+
+
+def check_tokenizer(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a tokenizer that is broken, or has tokens that the model has not."""
+    if checkpoint.tokenizer is not None:
+        tokens = Tokenizer(checkpoint.tokenizer).vocabulary
+        if tokens > checkpoint.config.vocabulary:
+            raise CheckpointError(
+                f"{checkpoint.source}: {TOKENIZER_FILE} has {tokens} tokens, but vocab_size is "
+                f"{checkpoint.config.vocabulary}: it belongs to another model"
+            )
 
 
 def quantise(checkpoint: Checkpoint) -> Image:
-    """The checkpoint as an image without calibration; reads every tensor once, and raises CheckpointError."""
+    """The checkpoint as an image without calibration, in memory; raises CheckpointError."""
     config = checkpoint.config
-    if checkpoint.tokenizer is not None:
-        tokens = Tokenizer(checkpoint.tokenizer).vocabulary
-        if tokens > config.vocabulary:
-            raise CheckpointError(
-                f"{checkpoint.source}: {TOKENIZER_FILE} has {tokens} tokens, but vocab_size is {config.vocabulary}: "
-                f"it belongs to another model"
-            )
-    quantised = {key: quantise_weight(checkpoint.weight(key)) for key in config.product_shapes()}
+    check_tokenizer(checkpoint)
+    quantised = {}
+    for key in config.product_shapes():
+        beta = weight_scale(checkpoint.weight_blocks(key))
+        trits = [ternarise(block, beta) for block in checkpoint.weight_blocks(key)]
+        quantised[key] = np.concatenate(trits), beta
     embedding, exponent = quantise_embedding(checkpoint.embedding())
     return Image(
         config=config,
@@ -176,6 +218,24 @@ def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:NAMES_SHOWN])
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return f"{shown}{more} {'is' if len(names) == 1 else 'are'}"
+
+
+def block_rows(shape: tuple[int, ...]) -> int:
+    """Rows of a block: a multiple of 5, so that packed trits of blocks join without a gap."""
+    row = math.prod(shape[1:])
+    return max(BLOCK_ELEMENTS // row // base3.TRITS_PER_BYTE, 1) * base3.TRITS_PER_BYTE
+
+
+def tensor_shape(tensors: Mapping[str, NDArray[Any]], name: str) -> tuple[int, ...]:
+    """A tensor's shape, without reading it where it is on disk."""
+    return tensors.shape(name) if isinstance(tensors, TensorFile | _Shards) else tensors[name].shape
+
+
+def tensor_rows(tensors: Mapping[str, NDArray[Any]], name: str, start: int, stop: int) -> NDArray[Any]:
+    """Some rows of a tensor, of which no others are read where it is on disk."""
+    if isinstance(tensors, TensorFile | _Shards):
+        return tensors.rows(name, start, stop)
+    return tensors[name][start:stop]
 
 
 def _open_tensors(directory: Path) -> Mapping[str, NDArray[Any]]:
@@ -211,6 +271,12 @@ class _Shards(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self.shards[self.places[name]][name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.shards[self.places[name]].shape(name)
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        return self.shards[self.places[name]].rows(name, start, stop)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)

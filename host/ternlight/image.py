@@ -86,12 +86,7 @@ class Image:
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over everything in the image, in hexadecimal; of the content, not of a file's bytes."""
-        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
-        digest.update(hashlib.sha256(self.tokenizer or b"").digest())
-        for name, tensor in sorted(self._tensors().items()):
-            digest.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
-            digest.update(np.ascontiguousarray(tensor).data)
-        return digest.hexdigest()
+        return content_hash(self.config, self.tokenizer, self._tensors())
 
     @property
     def identity(self) -> int:
@@ -112,15 +107,9 @@ class Image:
         """Write the image; equal images give equal files."""
         tensors = self._tensors()
         if self.tokenizer is not None:
-            tensors["tokenizer"] = np.frombuffer(zlib.compress(self.tokenizer, 9), np.uint8)
-        metadata = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "config": json.dumps(asdict(self.config)),
-            "sha256": self.content_hash,
-        }
+            tensors["tokenizer"] = compressed(self.tokenizer)
         try:
-            write_tensors(path, tensors, metadata)
+            write_tensors(path, tensors, image_metadata(self.config, self.content_hash))
         except OSError as error:
             raise ImageError(f"{path} cannot be written: {error.strerror}") from None
 
@@ -189,13 +178,46 @@ class Image:
         )
 
 
+def content_hash(config: ModelConfig, tokenizer: bytes | None, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of an image's content, in hexadecimal; tensors, which may lie on disk, are read one at a time."""
+    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
+    digest.update(hashlib.sha256(tokenizer or b"").digest())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()
+
+
+def image_metadata(config: ModelConfig, content: str) -> dict[str, str]:
+    """The metadata of an image file; content: its hash."""
+    return {"format": FORMAT, "version": FORMAT_VERSION, "config": json.dumps(asdict(config)), "sha256": content}
+
+
+def compressed(tokenizer: bytes) -> NDArray[np.uint8]:
+    """The tokenizer as an image file holds it."""
+    return np.frombuffer(zlib.compress(tokenizer, 9), np.uint8)
+
+
 def quantise_embedding(embedding: Floats) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-    """Rows of signed bytes and their exponents: row = bytes * 2.0 ** -exponent, rounded half to even.
+    """Rows of signed bytes and their exponents: row = bytes * 2.0 ** -exponent, rounded half to even."""
+    exponent = embedding_exponents(np.abs(embedding).max(axis=1))
+    return quantise_rows(embedding, exponent), exponent
+
+
+def quantise_rows(embedding: Floats, exponent: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Rows of an embedding as signed bytes, by their exponents."""
+    rows = np.rint(np.ldexp(embedding.astype(np.float64), exponent[:, None].astype(np.int32)))
+    return rows.clip(-EMBEDDING_MAX, EMBEDDING_MAX).astype(np.int8)
+
+
+def embedding_exponents(peaks: Floats) -> NDArray[np.int8]:
+    """The exponents of an embedding's rows, by the largest magnitude of each.
 
     A row's exponent is the largest for which it fits in -127..127, within EXPONENT_LIMIT and within EMBEDDING_SPREAD
     of the largest row's.
     """
-    peak = np.abs(embedding).max(axis=1).astype(np.float64)
+    peak = peaks.astype(np.float64)
     _, power = np.frexp(peak)
     # peak = fraction * 2**power with fraction in [1/2, 1): below 128 when scaled by 7 - power, yet it may round to 128.
     exponent = 7 - power
@@ -203,5 +225,4 @@ def quantise_embedding(embedding: Floats) -> tuple[NDArray[np.int8], NDArray[np.
     exponent = np.where(peak == 0, EXPONENT_LIMIT, exponent)
     exponent = np.minimum(exponent, min(int(exponent.min()) + EMBEDDING_SPREAD, EXPONENT_LIMIT))
     exponent = np.maximum(exponent, -EXPONENT_LIMIT)
-    rows = np.rint(np.ldexp(embedding.astype(np.float64), exponent[:, None]))
-    return rows.clip(-EMBEDDING_MAX, EMBEDDING_MAX).astype(np.int8), exponent.astype(np.int8)
+    return exponent.astype(np.int8)

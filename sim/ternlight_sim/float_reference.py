@@ -1,4 +1,4 @@
-"""The float reference: the published equations of hgrn_bit in numpy, a token at a time over a batch.
+"""The float reference: the published equations of hgrn_bit in numpy, over a batch, token by token or layer by layer.
 
 It is what the integer golden model is measured against. Ternary products are exact integers; the rest is in
 double precision.
@@ -17,6 +17,9 @@ from ternlight.checkpoint import Checkpoint, quantise
 from ternlight.config import BIT_EPS, HEAD, SCALE_MIN
 from ternlight.image import Image
 
+BLOCK_ROWS = 512
+"""Rows of trits that a compact reference widens at a time."""
+
 Reals = NDArray[np.float64]
 Tokens = NDArray[np.integer[Any]]
 Progress = Callable[[int, int], None]
@@ -34,7 +37,7 @@ class Quantity(StrEnum):
 
 
 Observer = Callable[[Quantity, int, Reals], None]
-"""Called with a quantity, the layer, and the batch's values."""
+"""Called with a quantity, the layer, and the values (..., batch, width)."""
 GainObserver = Callable[[str, Reals], None]
 """Called with the key of a norm and the batch's vector times its gains (and those of the norm before), not divided."""
 
@@ -71,7 +74,8 @@ class FloatReference:
     """A model as the published code computes it.
 
     Parameters: image gives the ternary weights and norms; embedding (vocabulary, hidden) replaces the image's quantised
-    one; observe and observe_gained are told what calibration needs.
+    one; observe and observe_gained are told what calibration needs. compact: leave the trits as bytes, and widen blocks
+    of them for each product, which is slower. An image may lack what is not used.
     The state is an array (batch, layers, hidden).
     """
 
@@ -82,6 +86,7 @@ class FloatReference:
         embedding: NDArray[np.float32] | None = None,
         observe: Observer | None = None,
         observe_gained: GainObserver | None = None,
+        compact: bool = False,
     ) -> None:
         self.config = image.config
         self._norms = image.norms
@@ -89,7 +94,10 @@ class FloatReference:
         self._lower_bounds = image.lower_bounds.astype(np.float64)
         self._embedding = image.embedding_rows() if embedding is None else embedding
         # Single precision is exact for |T q| < 2**24, that is for up to 131,072 inputs, and twice as fast.
-        self._trits = {key: np.ascontiguousarray(trits.T, np.float32) for key, trits in image.trits.items()}
+        self._rows = BLOCK_ROWS if compact else None
+        self._trits: dict[str, NDArray[Any]] = dict(image.trits)
+        if not compact:
+            self._trits = {key: np.ascontiguousarray(trits.T, np.float32) for key, trits in image.trits.items()}
         self._observe = observe
         self._observe_gained = observe_gained
 
@@ -108,13 +116,23 @@ class FloatReference:
         new_state = np.empty_like(state)
         self._tell(Quantity.RESIDUAL, 0, x)
         for layer in range(self.config.layers):
-            mixed, new_state[:, layer] = self._attention(layer, x, state[:, layer])
-            x = x + mixed
-            self._tell(Quantity.RESIDUAL, layer, x)
-            x = x + self._mlp(layer, x)
-            self._tell(Quantity.RESIDUAL, layer, x)
-        self._tell_gained(x, "norm", HEAD)
+            steps, new_state[:, layer] = self.layer(layer, x[None], state[:, layer])
+            x = steps[0]
+        self.tell_end(x)
         return self._product(HEAD, self._norm("norm", x)).real(), new_state
+
+    def layer(self, layer: int, x: Reals, h: Reals) -> tuple[Reals, Reals]:
+        """One layer for some steps: residual (steps, batch, hidden) and state (batch, hidden) to those after it."""
+        mixed, h = self._attention(layer, x, h)
+        x = x + mixed
+        self._tell(Quantity.RESIDUAL, layer, x)
+        x = x + self._mlp(layer, x)
+        self._tell(Quantity.RESIDUAL, layer, x)
+        return x, h
+
+    def tell_end(self, x: Reals) -> None:
+        """Tell of the residual after all layers."""
+        self._tell_gained(x, "norm", HEAD)
 
     def write(
         self,
@@ -143,11 +161,14 @@ class FloatReference:
         lower_bound = self._lower_bounds[layer]
         forget = lower_bound + (1 - lower_bound) * sigmoid(self._product(f"{key}.f", n).real())
         candidate = self._product(f"{key}.i", n).real()
-        h = forget * h + (1 - forget) * silu(candidate)
+        source = (1 - forget) * silu(candidate)
+        states = np.empty_like(forget)
+        for step in range(len(x)):
+            states[step] = h = forget[step] * h + source[step]
         g = self._product(f"{key}.g", n)
-        active = silu(h)
+        active = silu(states)
         self._tell(Quantity.CANDIDATE, layer, candidate)
-        self._tell(Quantity.CANDIDATE, layer, h)
+        self._tell(Quantity.CANDIDATE, layer, states)
         self._tell(Quantity.GATE, layer, g.accumulators * active)
         self._tell_gained(g.accumulators * active, f"{key}.g_norm", f"{key}.o")
         gated = self._norm(f"{key}.g_norm", g.real()) * active
@@ -172,7 +193,14 @@ class FloatReference:
         y = rms_norm(v, self._norms[key], BIT_EPS)
         scale = 127 / np.maximum(np.abs(y).max(axis=-1, keepdims=True), SCALE_MIN)
         q = np.rint(y * scale).clip(-128, 127)
-        accumulators = (q.astype(np.float32) @ self._trits[key]).astype(np.float64)
+        flat = q.reshape(-1, q.shape[-1]).astype(np.float32)
+        trits = self._trits[key]
+        if self._rows is None:
+            product = flat @ trits
+        else:
+            blocks = (trits[row : row + self._rows].T.astype(np.float32) for row in range(0, len(trits), self._rows))
+            product = np.concatenate([flat @ block for block in blocks], axis=-1)
+        accumulators = product.reshape(*q.shape[:-1], -1).astype(np.float64)
         return Product(accumulators, self._betas[key] / scale)
 
     def _tell(self, quantity: Quantity, layer: int, values: Reals) -> None:

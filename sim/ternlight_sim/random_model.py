@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -56,6 +57,48 @@ def byte_tokenizer() -> bytes:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return tokenizer.to_str().encode()
+
+
+def llama_tokenizer(vocabulary: int) -> bytes:
+    """A tokenizer.json with the layout of LLaMA's: BPE over characters with \u2581 for spaces, and bytes to fall back on.
+
+    Its words are made up: all pairs of letters, then all triples, as far as the vocabulary goes.
+    """
+    letters = ["\u2581", *"etaoinshrdlcumwfgypbvkjxqz"]
+    tokens = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
+    known, merges = set(tokens), []
+    pairs = itertools.chain(
+        itertools.product(letters, letters), (("".join(pair), c) for *pair, c in itertools.product(letters, repeat=3))
+    )
+    pairs = itertools.chain(pairs, ((a + b, c + d) for a, b, c, d in itertools.product(letters, repeat=4)))
+    for left, right in pairs:
+        if len(tokens) == vocabulary:
+            break
+        if left + right not in known:
+            merges.append((left, right))
+            tokens.append(left + right)
+            known.add(left + right)
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            vocab={token: index for index, token in enumerate(tokens)},
+            merges=merges,
+            unk_token=SPECIAL_TOKENS[0],
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    space = tokenizers.normalizers.Replace(" ", letters[0])
+    tokenizer.normalizer = tokenizers.normalizers.Sequence([tokenizers.normalizers.Prepend(letters[0]), space])
+    tokenizer.decoder = tokenizers.decoders.Sequence(
+        [
+            tokenizers.decoders.Replace(letters[0], " "),
+            tokenizers.decoders.ByteFallback(),
+            tokenizers.decoders.Fuse(),
+            tokenizers.decoders.Strip(" ", 1, 0),
+        ]
+    )
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer.to_str().encode()
 

@@ -90,7 +90,9 @@ def read(
     machine = Machine(device.require_model())
     session, state = device.session(slot), machine.initial_state(1)
     greedy = Sampling(temperature=0.0)
-    nats, choices, golden = 0.0, [], []
+    nats = 0.0
+    choices: list[int] = []
+    golden: list[int] = []
     for index, (token, target) in enumerate(itertools.pairwise(tokens)):
         logits, state = machine.step(np.array([token]), state)
         nats += float(surprise(logits, np.array([target]))[0])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from ternlight import connect
+from ternlight.abi import Window
 from ternlight.commands import eval as eval_command
 from ternlight.commands import import_
-from ternlight.abi import Window
-from ternlight.errors import ImageError, MismatchError, RequestError
+from ternlight.errors import CheckpointError, ImageError, MismatchError, RequestError
 from ternlight.geometry import Geometry
 from ternlight.image import Image
 from ternlight_sim.device_model import DeviceModel
@@ -82,6 +84,47 @@ def test_import_then_eval(tmp_path, checkpoint, text, capsys):
         report["relative_difference"]
     )
     assert abs(report["relative_difference"]) < 0.02
+
+
+def test_a_large_model_is_imported_by_layers(tmp_path, checkpoint, text, monkeypatch, capsys):
+    monkeypatch.setattr(import_, "IN_MEMORY_WEIGHTS", 100)
+    output = tmp_path / "large.ternlight"
+    assert command("import", checkpoint, "-o", output, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    image = Image.load(output)
+    assert report["calibrated_on"] == "random tokens"
+    assert report["identity"] == f"{image.identity:08x}"
+    assert command("import", checkpoint, "-o", output, "--text", text) == 0
+    assert f"calibrated on {text}" in capsys.readouterr().out
+    assert Image.load(output).calibration != image.calibration
+
+
+def test_import_from_the_hub(checkpoint, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def download(name, *, allow_patterns):
+        asked.append((name, allow_patterns))
+        if name == "owner/absent":
+            raise OSError("404 Client Error\nand much more")
+        return str(checkpoint)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=download))
+    monkeypatch.chdir(tmp_path)
+    assert command("import", "owner/tiny") == 0
+    assert "tiny.ternlight" in capsys.readouterr().out
+    assert asked == [("owner/tiny", list(import_.HUB_FILES))]
+    with pytest.raises(CheckpointError, match=r"owner/absent is not .* \(404 Client Error\): check name and network$"):
+        command("import", "owner/absent")
+    # What is there is not looked for elsewhere, and paths are not names.
+    (tmp_path / "owner").mkdir()
+    checkpoint.rename(tmp_path / "owner" / "tiny")
+    assert command("import", "owner/tiny") == 0
+    with pytest.raises(CheckpointError, match="a/b/c is not a directory"):
+        command("import", "a/b/c")
+    assert len(asked) == 2
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match=r"to download it from the hub: pip install 'ternlight\[hub\]'"):
+        command("import", "owner/absent")
 
 
 def test_import_names_the_image_by_its_folder(checkpoint, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from tokenizers import decoders
 from ternlight.errors import CheckpointError, RequestError
 from ternlight.image import Image
 from ternlight.tokenizer import StreamDecoder, Tokenizer
-from ternlight_sim.random_model import BYTE_TOKENS, byte_tokenizer
+from ternlight_sim.random_model import BYTE_TOKENS, byte_tokenizer, llama_tokenizer
 
 STORY = '"Where are you going?" asked Bunny.\nOnce upon a time  there were 3 little pigs; they\'d gone home.'
 FOREIGN = "naïve 🦊 — 北京\n</s><s>"
@@ -123,3 +123,17 @@ def test_stream_of_random_tokens_is_their_text(shipped, bytewise):
 def test_refuses_broken_files(data):
     with pytest.raises(CheckpointError, match=r"tokenizer.json is broken \(.*\): download it again"):
         Tokenizer(data)
+
+
+def test_layout_of_the_published_models():
+    tokenizer = Tokenizer(llama_tokenizer(32_000))
+    assert tokenizer.vocabulary == 32_000
+    strange = "once upon a time, Zo\u00eb  met \u65e5\u672c \N{FOX FACE} </s>\n"
+    assert tokenizer.unencodable(strange) == []
+    tokens = tokenizer.encode(strange)
+    assert tokenizer.decode(tokens) == strange
+    # Merges are used, and bytes stand for what has no token.
+    assert max(tokens) > 1000
+    assert len(tokenizer.encode("\N{FOX FACE}")) == 5
+    decoder = StreamDecoder(tokenizer)
+    assert "".join([decoder.push(token) for token in tokens]) + decoder.finish() == strange

@@ -272,5 +272,5 @@ def test_refuses_texts(tmp_path):
     (tmp_path / "latin").write_bytes(b"caf\xe9 noir")
     with pytest.raises(RequestError, match="empty is empty: name a text file"):
         read_texts([tmp_path / "empty"])
-    with pytest.raises(RequestError, match="latin is not UTF-8 text .* at byte 3"):
+    with pytest.raises(RequestError, match=r"latin is not UTF-8 text .* at byte 3"):
         read_texts([tmp_path / "latin"])

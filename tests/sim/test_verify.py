@@ -134,10 +134,15 @@ def test_reading_a_text(model, device):
     machine = Machine(device.require_model())
     assert reading.score.nats == pytest.approx(evaluate(machine, windows(tokens, streams=1), 30).nats)
     assert (reading.score.tokens, reading.choices_differ, reading.state) == (11, 0, None)
-    # The head is the last product: all behind its first word is spoilt.
-    head = max(fields["address"] for fields in machine.model.program if fields["unit"] == Unit.ENGINE)
-    model.bus.memories[Window.STORE][head * GEOMETRY.store_columns :] ^= 0x5A5A5A5A
-    spoilt = read(device, tokens, 30, layers=LAYERS)
-    assert spoilt.choices_differ > 0
+
+
+def test_reading_finds_a_wrong_head(model, device):
+    spoil_store(model, device, 6 * LAYERS)
+    reading = read(device, np.random.default_rng(8).integers(40, size=40), 80, layers=LAYERS)
+    assert reading.choices_differ > 0
+    assert reading.state is None
+
+
+def test_reading_finds_a_wrong_state(model, device):
     spoil_store(model, device, 1)
-    assert read(device, tokens, 30, layers=LAYERS).state.layer == 0
+    assert read(device, np.arange(9), 30, layers=LAYERS).state.layer == 0

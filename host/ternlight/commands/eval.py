@@ -47,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "eval",
         help="judge a model on a text: float reference, golden model, device",
-        description="Bits per byte and perplexity of the float reference and of the integer golden model on a text, how "
+        description="Bits per byte and perplexity of the float reference and the integer golden model on a text, how "
         "far they agree, and whether a device that reads the beginning of the text equals the golden model.",
     )
     parser.add_argument(
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar("float reference and golden model") as progress:
         machine = Machine(compile_image(image, Geometry(**ROOMY_SIZES)))
         comparison = compare(reference, machine, windows(text.tokens), text.bytes, progress=progress)
-    report = {
+    report: dict[str, Any] = {
         "image": image.config.name,
         "identity": f"{image.identity:08x}",
         "text": "written by the reference" if source is None else str(source),
@@ -118,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
     device = report["device"]
     if device is not None and not device.get("equal", True):
         raise MismatchError(
-            f"{device['choices_differ']} of the device's {device['tokens']} choices differ from the golden model's, and "
-            f"its state {'differs' if device['state'] else 'does not'}: `ternlight verify` looks for the first difference"
+            f"{device['choices_differ']} of the device's {device['tokens']} choices differ from the golden model's, "
+            f"and its state {'differs' if device['state'] else 'does not'}: `ternlight verify` finds the first one"
         )
     return 0
 
@@ -161,7 +161,7 @@ def _text(image: Image, reference: FloatReference, source: Path | None, limit: i
     from .text import Text, image_tokenizer, read_tokens
 
     if source is not None:
-        return read_tokens(image, source, limit=limit)
+        return read_tokens(image.tokenizer, image.config.name, source, limit=limit)
     tokenizer = image_tokenizer(image)
     steps = -(-(limit or WRITTEN_TOKENS) // WRITTEN_STREAMS)
     first = np.full(WRITTEN_STREAMS, image.config.bos or 0)

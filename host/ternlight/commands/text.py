@@ -23,14 +23,22 @@ class Text(NamedTuple):
 
 def image_tokenizer(image: Image) -> Tokenizer:
     """The image's tokenizer; raises ImageError where it has none."""
-    if image.tokenizer is None:
-        raise ImageError(f"{image.config.name} has no tokenizer: import the checkpoint with its tokenizer.json")
-    return Tokenizer(image.tokenizer)
+    return model_tokenizer(image.tokenizer, image.config.name)
 
 
-def read_tokens(image: Image, path: Path, *, limit: int | None = None) -> Text:
-    """The first `limit` tokens of a text file (all by default); raises RequestError for a file that cannot be read."""
-    tokenizer = image_tokenizer(image)
+def model_tokenizer(data: bytes | None, name: str) -> Tokenizer:
+    """The tokenizer of a model, from its tokenizer.json; raises ImageError where there is none."""
+    if data is None:
+        raise ImageError(f"{name} has no tokenizer: import the checkpoint with its tokenizer.json")
+    return Tokenizer(data)
+
+
+def read_tokens(data: bytes | None, name: str, path: Path, *, limit: int | None = None) -> Text:
+    """The first `limit` tokens of a text file (all by default); raises RequestError for a file that cannot be read.
+
+    data: the tokenizer.json of the model of that name; raises ImageError without.
+    """
+    tokenizer = model_tokenizer(data, name)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -83,8 +83,8 @@ def encode(texts: Sequence[str], tokenizer: bytes) -> Tokens:
 class Windows:
     """Batches of windows of `times` + 1 tokens, in an order that follows from seed and step alone.
 
-    Each epoch cuts the text anew, at an offset of its own, into windows that overlap by one token, and reads them all in
-    random order. So a batch has windows from all over the text, and a resumed run needs nothing but the step.
+    Each epoch cuts the text anew, at an offset of its own, into windows that overlap by one token, and reads them all
+    in random order. So a batch has windows from all over the text, and a resumed run needs nothing but the step.
     """
 
     def __init__(self, tokens: NDArray[np.integer[Any]], *, times: int, batch: int, seed: int) -> None:

@@ -22,8 +22,8 @@ INITIAL_DEVIATION = 0.02
 class TernaryProduct(torch.autograd.Function):
     """v (tokens, inputs) of a norm, and master weights (rows, inputs), to their quantised product.
 
-    Forward it is exact, in integers. Backward the gradient is rounded to bfloat16, in which the other factors, trits and
-    8-bit activations, are exact; the products add up in single precision.
+    Forward it is exact, in integers. Backward the gradient is rounded to bfloat16, in which the other factors, trits
+    and 8-bit activations, are exact; the products add up in single precision.
     """
 
     @staticmethod

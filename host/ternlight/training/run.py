@@ -107,7 +107,7 @@ class HeldOut(NamedTuple):
 class Run:
     """A training run on one device.
 
-    Parameters: config; settings; tokens of the text; tokenizer (the content of tokenizer.json) goes into the checkpoint;
+    Parameters: config; settings; tokens of the text; tokenizer, the content of tokenizer.json for the checkpoint;
     directory is for checkpoints and the run's state; device is PyTorch's name; compiled: have the model compiled.
     A state in the directory is resumed; raises RequestError if it is of other settings.
     """

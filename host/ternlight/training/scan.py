@@ -7,6 +7,7 @@ gates lie between 0 and 1 and nothing is divided, so the products can only fade.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -28,11 +29,11 @@ def recur(forget: Tensor, source: Tensor, *, reverse: bool = False) -> Tensor:
     state, fade = torch.empty_like(source), torch.empty_like(forget)
     steps = list(range(length))[:: -1 if reverse else 1]
     state[:, steps[0]], fade[:, steps[0]] = source[:, steps[0]], forget[:, steps[0]]
-    for before, step in zip(steps, steps[1:], strict=False):
+    for before, step in itertools.pairwise(steps):
         torch.addcmul(source[:, step], forget[:, step], state[:, before], out=state[:, step])
         torch.mul(forget[:, step], fade[:, before], out=fade[:, step])
     order = list(range(chunks))[:: -1 if reverse else 1]
-    for before, chunk in zip(order, order[1:], strict=False):
+    for before, chunk in itertools.pairwise(order):
         state[chunk].addcmul_(fade[chunk], state[before, steps[-1]])
     return state.reshape(times, *state.shape[2:])
 
@@ -68,7 +69,8 @@ def _setup(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
 
 def _backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
     forget, states = context.saved_tensors
-    return scan_gradient(forget, states, gradient.contiguous())
+    by_forget, by_source = scan_gradient(forget, states, gradient.contiguous())
+    return by_forget, by_source
 
 
 scan.register_autograd(_backward, setup_context=_setup)
