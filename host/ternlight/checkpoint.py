@@ -108,14 +108,14 @@ class Checkpoint:
 
     def blocks(self, name: str) -> Iterator[Floats]:
         """A tensor in blocks of rows, about BLOCK_ELEMENTS each; raises as `tensor` does."""
-        shape, found = tensor_shapes(self.config)[name], tensor_shape(self.tensors, name)
+        shape, found = tensor_shapes(self.config)[name], _shape_of(self.tensors, name)
         if found != shape:
             raise CheckpointError(
                 f"{self.source}: {name} must have shape {list(shape)} by config.json, not {list(found)}"
             )
         count = block_rows(shape)
         for start in range(0, shape[0], count):
-            values = tensor_rows(self.tensors, name, start, start + count)
+            values = _rows_of(self.tensors, name, start, start + count)
             if values.dtype.kind != "f":
                 raise CheckpointError(f"{self.source}: {name} must be floating point, not {values.dtype}")
             with np.errstate(over="ignore"):  # beyond single precision is not finite
@@ -226,12 +226,12 @@ def block_rows(shape: tuple[int, ...]) -> int:
     return max(BLOCK_ELEMENTS // row // base3.TRITS_PER_BYTE, 1) * base3.TRITS_PER_BYTE
 
 
-def tensor_shape(tensors: Mapping[str, NDArray[Any]], name: str) -> tuple[int, ...]:
+def _shape_of(tensors: Mapping[str, NDArray[Any]], name: str) -> tuple[int, ...]:
     """A tensor's shape, without reading it where it is on disk."""
     return tensors.shape(name) if isinstance(tensors, TensorFile | _Shards) else tensors[name].shape
 
 
-def tensor_rows(tensors: Mapping[str, NDArray[Any]], name: str, start: int, stop: int) -> NDArray[Any]:
+def _rows_of(tensors: Mapping[str, NDArray[Any]], name: str, start: int, stop: int) -> NDArray[Any]:
     """Some rows of a tensor, of which no others are read where it is on disk."""
     if isinstance(tensors, TensorFile | _Shards):
         return tensors.rows(name, start, stop)

@@ -225,4 +225,5 @@ def embedding_exponents(peaks: Floats) -> NDArray[np.int8]:
     exponent = np.where(peak == 0, EXPONENT_LIMIT, exponent)
     exponent = np.minimum(exponent, min(int(exponent.min()) + EMBEDDING_SPREAD, EXPONENT_LIMIT))
     exponent = np.maximum(exponent, -EXPONENT_LIMIT)
-    return exponent.astype(np.int8)
+    narrow: NDArray[np.int8] = exponent.astype(np.int8)
+    return narrow

@@ -1,8 +1,8 @@
 """Measures `ternlight import` on synthetic checkpoints of the published shapes: python -m ternlight_sim.import_bench.
 
-The weights are random with the statistics of trained ones: normal in each row, rows of different scales, a few outliers,
-gains over three decades; 16-bit tensors in shards, and a tokenizer of 32,000 entries in the published layout. The import
-runs as a process of its own, whose largest resident memory and time the system tells.
+The weights are random with the statistics of trained ones: normal in each row, rows of different scales, a few
+outliers, gains over three decades; 16-bit tensors in shards, and a tokenizer of 32,000 entries in the published layout.
+The import runs as a process of its own, whose largest resident memory and time the system tells.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ OUTLIERS = 1e-4
 """The share of weights that are ten times larger."""
 
 
-def published_tensors(config: ModelConfig, seed: int = 0) -> Iterator[tuple[str, tuple[int, ...], Iterator[np.ndarray]]]:
+def published_tensors(
+    config: ModelConfig, seed: int = 0
+) -> Iterator[tuple[str, tuple[int, ...], Iterator[np.ndarray]]]:
     """Names, shapes, and float16 blocks of rows of a synthetic checkpoint."""
     rng = np.random.default_rng(seed)
     gain_deviation = GAIN_DECADES * math.log(10) / 4

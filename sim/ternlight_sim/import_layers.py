@@ -49,7 +49,7 @@ CHUNK = 4
 
 
 def calibration_tokens(config: ModelConfig, text: Tokens | None, seed: int = 0) -> NDArray[np.int64]:
-    """Tokens (steps, streams) to calibrate on: of a text, or random; raises RequestError for a text that is too short."""
+    """Tokens (steps, streams) to calibrate on: of a text, or random; raises RequestError for too short a text."""
     if text is None:
         return np.random.default_rng(seed).integers(config.vocabulary, size=(STEPS, STREAMS))
     length = len(text) // STREAMS
@@ -205,9 +205,7 @@ class _Import:
         self.writer.append(f"norms.{key}", gains)
         return gains
 
-    def _reference(
-        self, trits: dict[str, NDArray[np.int8]], norms: dict[str, NDArray[np.float32]]
-    ) -> FloatReference:
+    def _reference(self, trits: dict[str, NDArray[np.int8]], norms: dict[str, NDArray[np.float32]]) -> FloatReference:
         """A reference of part of the model, which tells the maxima."""
         part = Image(
             config=self.config,

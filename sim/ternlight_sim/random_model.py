@@ -62,7 +62,7 @@ def byte_tokenizer() -> bytes:
 
 
 def llama_tokenizer(vocabulary: int) -> bytes:
-    """A tokenizer.json with the layout of LLaMA's: BPE over characters with \u2581 for spaces, and bytes to fall back on.
+    """A tokenizer.json with the layout of LLaMA's: BPE over characters, \u2581 for spaces, and bytes to fall back on.
 
     Its words are made up: all pairs of letters, then all triples, as far as the vocabulary goes.
     """

@@ -40,7 +40,9 @@ def test_random_tokens(tmp_path):
     tokens = calibration_tokens(config, None)
     assert tokens.shape == (module.STEPS, module.STREAMS)
     # In memory the streams of a text are read side by side.
-    assert image.calibration == calibrate(quantise(checkpoint), tokens.T.reshape(-1), streams=module.STREAMS).calibration
+    assert (
+        image.calibration == calibrate(quantise(checkpoint), tokens.T.reshape(-1), streams=module.STREAMS).calibration
+    )
     assert image.tokenizer is None
 
 
