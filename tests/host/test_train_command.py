@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ternlight.cli import INTERRUPTED, main
-from ternlight.errors import RequestError
+from ternlight.errors import CheckpointError, RequestError
 from ternlight.image import Image
 from ternlight.training.run import STATE_FILE
 
@@ -80,6 +80,16 @@ def test_an_interrupt_saves(tmp_path, text, capsys, monkeypatch, number):
     assert capsys.readouterr().err.endswith("ternlight: interrupted\n")
     assert torch.load(tmp_path / "run" / STATE_FILE, weights_only=True)["step"] == 2
     assert signal.getsignal(number) == before
+
+
+def test_refuses_another_tokenizer(tmp_path, text, capsys):
+    assert train(text, tmp_path / "run", "--steps", 1) == 0
+    capsys.readouterr()
+    assert train(text, tmp_path / "run", "--steps", 1, "--vocabulary", 270) == RequestError.exit_code
+    assert "tokenizer.json has 280 tokens, not 270: give --vocabulary 280, or another folder" in capsys.readouterr().err
+    (tmp_path / "run" / "tokenizer.json").write_text("{}")
+    assert train(text, tmp_path / "run", "--steps", 1) == CheckpointError.exit_code
+    assert "tokenizer.json is broken" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -167,10 +168,10 @@ def test_windows_of_an_epoch_cover_the_text():
 # Runs.
 
 
-def new_run(directory, *, text=None, **changes) -> Run:
+def new_run(directory, *, text=None, compiled=False, **changes) -> Run:
     settings = Settings(**{"steps": 8, "times": 8, "batch": 4, "warmup": 2, "seed": 6, **changes})
     text = tokens(400) if text is None else text
-    return Run(CONFIG, settings, text, tokenizer=TOKENIZER, directory=directory)
+    return Run(CONFIG, settings, text, tokenizer=TOKENIZER, directory=directory, compiled=compiled)
 
 
 def parameters(run: Run) -> dict[str, np.ndarray]:
@@ -222,6 +223,25 @@ def test_a_run_by_minutes_ends_in_time(tmp_path):
     assert run.seconds >= 0.6
 
 
+def test_compiling_is_not_training_time(tmp_path, monkeypatch):
+    def compile_parts(model):
+        # Stands for the compiler: the first run of the model takes long.
+        def slow(*_):
+            time.sleep(0.5)
+            handle.remove()
+
+        handle = model.register_forward_pre_hook(slow)
+
+    plain = new_run(tmp_path / "plain")
+    plain.train()
+    monkeypatch.setattr(TrainedModel, "compile_parts", compile_parts)
+    run = new_run(tmp_path / "compiled", compiled=True)
+    begun = time.monotonic()
+    run.train()
+    assert run.seconds < time.monotonic() - begun - 0.5
+    assert run.loss == plain.loss
+
+
 def test_training_learns(tmp_path):
     pattern = np.tile(np.arange(40), 30)
     run = new_run(tmp_path, text=pattern, steps=200)
@@ -265,6 +285,20 @@ def test_refuses_to_resume_with_other_settings(tmp_path, changes, message):
 def test_refuses(tmp_path, call, message):
     with pytest.raises(RequestError, match=message):
         call(tmp_path)
+
+
+def test_refuses_folders_and_devices(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="file cannot be a run's folder: File exists"):
+        new_run(tmp_path / "file")
+    with pytest.raises(RequestError, match=r"device abacus cannot be used \(.+\): name another, or cpu"):
+        Run(CONFIG, Settings(steps=1), tokens(600), tokenizer=TOKENIZER, directory=tmp_path, device="abacus")
+    new_run(tmp_path, steps=1).train()
+    state = (tmp_path / STATE_FILE).read_bytes()
+    for damaged in (b"", b"damaged", state[: len(state) // 2]):
+        (tmp_path / STATE_FILE).write_bytes(damaged)
+        with pytest.raises(RequestError, match=f"{STATE_FILE} is damaged: remove it to begin anew"):
+            new_run(tmp_path)
 
 
 def test_refuses_texts(tmp_path):

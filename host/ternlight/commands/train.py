@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     torch = _torch()
     from ..checkpoint import TOKENIZER_FILE
     from ..config import ModelConfig
+    from ..tokenizer import Tokenizer
     from ..training.corpus import encode, read_texts, train_tokenizer
     from ..training.run import HeldOut, Run, Settings
 
@@ -81,6 +82,11 @@ def run(args: argparse.Namespace) -> int:
     texts = read_texts(args.texts)
     stored = args.output / TOKENIZER_FILE
     tokenizer = stored.read_bytes() if stored.is_file() else train_tokenizer(texts, args.vocabulary)
+    tokens = Tokenizer(tokenizer).vocabulary
+    if tokens != args.vocabulary:
+        raise RequestError(
+            f"{stored} has {tokens} tokens, not {args.vocabulary}: give --vocabulary {tokens}, or another folder"
+        )
     training = Run(
         ModelConfig(**sizes, name=args.output.resolve().name),
         settings,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -109,7 +110,8 @@ class Run:
 
     Parameters: config; settings; tokens of the text; tokenizer, the content of tokenizer.json for the checkpoint;
     directory is for checkpoints and the run's state; device is PyTorch's name; compiled: have the model compiled.
-    A state in the directory is resumed; raises RequestError if it is of other settings.
+    A state in the directory is resumed; raises RequestError if it is damaged or of other settings, and for a directory
+    or a device that cannot be used.
     """
 
     def __init__(
@@ -129,6 +131,15 @@ class Run:
         self.directory = directory
         self.device = device
         self.windows = Windows(tokens, times=settings.times, batch=settings.batch, seed=settings.seed)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"{directory} cannot be a run's folder: {error.strerror}") from None
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise RequestError(f"device {device} cannot be used ({reason}): name another, or cpu") from None
         torch.manual_seed(settings.seed)
         self.model = TrainedModel(config).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0, betas=BETAS, weight_decay=0, fused=True)
@@ -138,6 +149,7 @@ class Run:
         self.held_out: float | None = None
         if (directory / STATE_FILE).is_file():
             self._restore()
+        self.compiled = compiled
         if compiled:
             self.model.compile_parts()
 
@@ -163,7 +175,13 @@ class Run:
         stop: Callable[[], bool] = lambda: False,
         held_out: HeldOut | None = None,
     ) -> None:
-        """Train to the end, or until `stop`; saves every so many seconds, and at the end, with a look at `held_out`."""
+        """Train to the end, or until `stop`; saves every so many seconds, and at the end, with a look at `held_out`.
+
+        Compiling is not training time.
+        """
+        if self.compiled and self.done < 1:
+            self._gradients()
+            self.optimizer.zero_grad()
         begun, first, before = time.monotonic(), self.step, self.seconds
         saved = begun
         while self.done < 1 and not stop():
@@ -186,7 +204,6 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint and the state, each replaced as a whole."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         tensors = {name: p.detach().float().cpu().numpy() for name, p in self.model.named_parameters()}
         _replace(self.directory / CONFIG_FILE, json.dumps(config_values(self.config), indent=1).encode())
         _replace(self.directory / TOKENIZER_FILE, self.tokenizer)
@@ -211,17 +228,25 @@ class Run:
         """One step; its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        batch: Tensor = torch.from_numpy(self.windows.read(self.step)).to(self.device)
-        loss = self.model(batch)
-        loss.backward()
+        loss = self._gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
+        return loss
+
+    def _gradients(self) -> float:
+        """The gradients of the next step; its loss."""
+        batch: Tensor = torch.from_numpy(self.windows.read(self.step)).to(self.device)
+        loss = self.model(batch)
+        loss.backward()
         return float(loss.detach())
 
     def _restore(self) -> None:
         path = self.directory / STATE_FILE
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+            raise RequestError(f"{path} is damaged: remove it to begin anew, or take another folder") from None
         for name, own in (("config", config_values(self.config)), ("settings", asdict(self.settings))):
             different = sorted(key for key in own if own[key] != state[name].get(key) and key not in LENGTHS)
             if different:
