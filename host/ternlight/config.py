@@ -62,6 +62,14 @@ class ModelConfig:
         return lengths | {"norm": self.hidden} | inputs
 
 
+PUBLISHED = {
+    "370M": ModelConfig(hidden=1024, intermediate=2816, layers=24, vocabulary=32_000, name="MMfreeLM-370M"),
+    "1.3B": ModelConfig(hidden=2048, intermediate=5632, layers=24, vocabulary=32_000, name="MMfreeLM-1.3B"),
+    "2.7B": ModelConfig(hidden=2560, intermediate=6912, layers=32, vocabulary=32_000, name="MMfreeLM-2.7B"),
+}
+"""The published checkpoints' shapes."""
+
+
 def read_config(directory: Path) -> ModelConfig:
     """The configuration of the checkpoint in a directory; raises CheckpointError."""
     path = directory / CONFIG_FILE

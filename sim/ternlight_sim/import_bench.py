@@ -21,17 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from ternlight.checkpoint import EMBEDDING, INDEX_FILE, LOWER_BOUNDS, TOKENIZER_FILE, block_rows, tensor_shapes
-from ternlight.config import CONFIG_FILE, ModelConfig, config_values
+from ternlight.config import CONFIG_FILE, PUBLISHED, ModelConfig, config_values
 from ternlight.tensorfile import TensorWriter
 
 from .random_model import GAIN_DECADES, llama_tokenizer
 
-VOCABULARY = 32_000
-PUBLISHED = {
-    "370M": ModelConfig(hidden=1024, intermediate=2816, layers=24, vocabulary=VOCABULARY, name="MMfreeLM-370M"),
-    "1.3B": ModelConfig(hidden=2048, intermediate=5632, layers=24, vocabulary=VOCABULARY, name="MMfreeLM-1.3B"),
-    "2.7B": ModelConfig(hidden=2560, intermediate=6912, layers=32, vocabulary=VOCABULARY, name="MMfreeLM-2.7B"),
-}
 SHARD_BYTES = 2 << 30
 DEVIATION = 0.02
 ROW_DEVIATION = 0.3
