@@ -7,6 +7,7 @@ double precision.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -54,11 +55,6 @@ def sigmoid(z: Reals) -> Reals:
     return result
 
 
-def silu(z: Reals) -> Reals:
-    """z * sigmoid(z)."""
-    return z * sigmoid(z)
-
-
 class Product(NamedTuple):
     """A ternary product: integer accumulators, and the scale per token that makes them real."""
 
@@ -70,12 +66,32 @@ class Product(NamedTuple):
         return self.accumulators * self.scale
 
 
+def exact(values: Reals) -> Reals:
+    """The values as they are."""
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formats:
+    """What values become where a device has a format for them; by default all stay exact.
+
+    sigmoid: the function itself. forget: of the forget gates. state: of a layer's states, as the memory keeps them.
+    residual: likewise, of the embedding's rows and after each addition.
+    """
+
+    sigmoid: Callable[[Reals], Reals] = sigmoid
+    forget: Callable[[Reals], Reals] = exact
+    state: Callable[[int, Reals], Reals] = lambda layer, h: h
+    residual: Callable[[Reals], Reals] = exact
+
+
 class FloatReference:
     """A model as the published code computes it.
 
     Parameters: image gives the ternary weights and norms; embedding (vocabulary, hidden) replaces the image's quantised
     one; observe and observe_gained are told what calibration needs. compact: leave the trits as bytes, and widen blocks
-    of them for each product, which is slower. An image may lack what is not used.
+    of them for each product, which is slower. formats: to round what a device would round. An image may lack what is
+    not used.
     The state is an array (batch, layers, hidden).
     """
 
@@ -87,6 +103,7 @@ class FloatReference:
         observe: Observer | None = None,
         observe_gained: GainObserver | None = None,
         compact: bool = False,
+        formats: Formats | None = None,
     ) -> None:
         self.config = image.config
         self._norms = image.norms
@@ -98,6 +115,7 @@ class FloatReference:
         self._trits: dict[str, NDArray[Any]] = dict(image.trits)
         if not compact:
             self._trits = {key: np.ascontiguousarray(trits.T, np.float32) for key, trits in image.trits.items()}
+        self._formats = formats or Formats()
         self._observe = observe
         self._observe_gained = observe_gained
 
@@ -112,7 +130,7 @@ class FloatReference:
 
     def step(self, tokens: Tokens, state: Reals) -> tuple[Reals, Reals]:
         """Feed one token per sequence: (batch,) to logits (batch, vocabulary), and the new state."""
-        x: Reals = self._embedding[tokens].astype(np.float64)
+        x: Reals = self._formats.residual(self._embedding[tokens].astype(np.float64))
         new_state = np.empty_like(state)
         self._tell(Quantity.RESIDUAL, 0, x)
         for layer in range(self.config.layers):
@@ -124,9 +142,9 @@ class FloatReference:
     def layer(self, layer: int, x: Reals, h: Reals) -> tuple[Reals, Reals]:
         """One layer for some steps: residual (steps, batch, hidden) and state (batch, hidden) to those after it."""
         mixed, h = self._attention(layer, x, h)
-        x = x + mixed
+        x = self._formats.residual(x + mixed)
         self._tell(Quantity.RESIDUAL, layer, x)
-        x = x + self._mlp(layer, x)
+        x = self._formats.residual(x + self._mlp(layer, x))
         self._tell(Quantity.RESIDUAL, layer, x)
         return x, h
 
@@ -159,14 +177,15 @@ class FloatReference:
         self._tell_gained(x, f"{key}.attn_norm", f"{key}.f", f"{key}.i", f"{key}.g")
         n = self._norm(f"{key}.attn_norm", x)
         lower_bound = self._lower_bounds[layer]
-        forget = lower_bound + (1 - lower_bound) * sigmoid(self._product(f"{key}.f", n).real())
+        gate = self._formats.sigmoid(self._product(f"{key}.f", n).real())
+        forget = self._formats.forget(lower_bound + (1 - lower_bound) * gate)
         candidate = self._product(f"{key}.i", n).real()
-        source = (1 - forget) * silu(candidate)
+        source = (1 - forget) * self._silu(candidate)
         states = np.empty_like(forget)
         for step in range(len(x)):
-            states[step] = h = forget[step] * h + source[step]
+            states[step] = h = self._formats.state(layer, forget[step] * h + source[step])
         g = self._product(f"{key}.g", n)
-        active = silu(states)
+        active = self._silu(states)
         self._tell(Quantity.CANDIDATE, layer, candidate)
         self._tell(Quantity.CANDIDATE, layer, states)
         self._tell(Quantity.GATE, layer, g.accumulators * active)
@@ -179,11 +198,14 @@ class FloatReference:
         self._tell_gained(x, f"{key}.mlp_norm", f"{key}.gate")
         both = self._product(f"{key}.gate", self._norm(f"{key}.mlp_norm", x))
         gate, value = np.split(both.accumulators, 2, axis=-1)
-        active = silu(gate * both.scale)
+        active = self._silu(gate * both.scale)
         self._tell(Quantity.MLP_GATE, layer, gate * both.scale)
         self._tell(Quantity.MLP, layer, value * active)
         self._tell_gained(value * active, f"{key}.down")
         return self._product(f"{key}.down", active * (value * both.scale)).real()
+
+    def _silu(self, z: Reals) -> Reals:
+        return z * self._formats.sigmoid(z)
 
     def _norm(self, key: str, x: Reals) -> Reals:
         return rms_norm(x, self._norms[key], self.config.eps)
