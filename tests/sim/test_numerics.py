@@ -57,10 +57,10 @@ def test_formats_stay_out_of_the_way(image):
 
 
 def test_coarse_formats_cost_more():
-    costs = {
-        (part, name): cost for part, name, cost in numerics.measure(Image.default(), own_text(Image.default(), 512))
-    }
-    assert len(costs) == len(list(choices(Image.default())))
+    shipped = Image.default()
+    measured = numerics.measure(shipped, own_text(shipped, 512), context=16)
+    costs = {(part, name): cost for part, name, cost in measured}
+    assert len(costs) == len(list(choices(shipped)))
     worst = {"state": "8 bits, truncated", "sigmoid table": "8 segments", "residual": "10 bits", "embedding": "4 bits"}
     built = {
         "state": "16 bits, compact *",
