@@ -36,8 +36,8 @@ from .random_model import random_config, random_image
 
 STREAMS = 32
 TOKENS = 8192
-NOISE = 2.0**-20
-"""Relative noise on the residual: what differs no more than by it is not the format's doing."""
+NOISES = (-20, -10)
+"""Relative noise on the residual, as powers of two, to compare with: what costs no more than the first is chance."""
 SIGMOID_SPAN = 1 << Z_BITS - 1 - INPUT_FRACTION
 """The table's range."""
 RANDOM_SHAPE = {"hidden": 128, "intermediate": 256, "layers": 4, "vocabulary": 512}
@@ -133,8 +133,8 @@ def choices(image: Image, seed: int = 0) -> Iterator[Choice]:
         kept = [make(peak) for peak in calibration.candidate]
         return reference(state=lambda layer, h: kept[layer](h))
 
-    noisy = reference(residual=lambda x: x * (1 + NOISE * rng.standard_normal(x.shape)))
-    yield Choice("none", f"noise of 2^{math.log2(NOISE):.0f} on the residual", noisy)
+    for power in NOISES:
+        yield Choice("none", f"noise of 2^{power} on the residual", reference(residual=partial(_noise, power, rng)))
     yield Choice("state", f"{COMPACT_BITS} bits, compact *", by_layer(compact_state))
     for truncated in (False, True):
         for bits in (16, 12, 10, 8):
@@ -179,6 +179,12 @@ def table(costs: dict[str, list[tuple[str, str, Cost]]]) -> list[str]:
         cells = " | ".join(f"{cost.bits:+.3%} | {cost.choices:.1%}" for *_, cost in rows)
         lines.append(f"| {rows[0][0]} | {rows[0][1]} | {cells} |")
     return lines
+
+
+def _noise(power: int, rng: np.random.Generator, x: Reals) -> Reals:
+    """x with relative noise."""
+    result: Reals = x * (1 + 2.0**power * rng.standard_normal(x.shape))
+    return result
 
 
 def _exponent(peak: float) -> int:
